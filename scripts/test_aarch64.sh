@@ -8,7 +8,7 @@ build=${1:-build/aarch64}
 
 cmake -S . -B "$build" -DCMAKE_TOOLCHAIN_FILE="$PWD/cmake/aarch64-linux-gnu.cmake" -DNEARFIELD_TESTS=ON \
     -DNEARFIELD_WERROR=ON
-cmake --build "$build" --parallel
+cmake --build "$build" --parallel "$(nproc)"
 python3 scripts/check_isa.py "$build" --expect neon neondot
 
 for cpu in cortex-a72 max; do
