@@ -1,0 +1,395 @@
+#include "codecs/dense.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "codecs/tiles.hpp"
+#include "kernels/dispatch.hpp"
+
+namespace nearfield {
+
+using kernels::ElementType;
+using kernels::kGroup;
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+// Lengths whose squares neither overflow nor vanish in float32; outside of them nothing is estimated, all is settled.
+constexpr float kLongest = 1e18f, kShortest = 1e-17f;
+constexpr size_t kPiece = 256;  // rows scored per kernel call
+// From how many queries on it pays to interleave the rows for the tile kernels instead of reading them once per query.
+constexpr size_t kTileFrom = 4;
+
+size_t element_bytes(ElementType type) {
+    return type == kernels::kF32 ? 4 : type == kernels::kF16 || type == kernels::kBF16 ? 2 : 1;
+}
+
+bool is_integer(ElementType type) { return type == kernels::kI8 || type == kernels::kU8; }
+
+// Terms of the estimate that belong to one document, in the sense of kernels::Tile.
+struct DocumentTerms {
+    float mul, add, err, norm;
+};
+
+// `squared` is the squared length of the elements; `rounding` the relative error of a dot product.
+DocumentTerms document_terms(Metric metric, float squared, float row_scale, float rounding, bool integer) {
+    const float length = std::sqrt(squared), full = length * row_scale;
+    if (!(full < kLongest)) return {1, 0, kInfinity, 0};
+    if (!(full > kShortest)) {
+        // Next to nothing: its inner products are within the error. Its direction is unknown, unless it is exactly zero.
+        return {0, 0, metric == Metric::cosine ? kInfinity : 2 * kShortest, 0};
+    }
+    if (metric == Metric::cosine) return {1 / length, 0, rounding, integer ? 1.0f : 0.0f};
+    const float add = metric == Metric::l2 ? full * full * (1 - TiledQueries::kRelative) : 0.0f;
+    const float norm = full * (1 + rounding);
+    return {row_scale, add, norm * rounding, integer ? norm : 0.0f};
+}
+
+class DenseQuery final : public Query {
+   public:
+    DenseQuery(ElementType type, size_t dim, Metric metric, RowScale row_scale, size_t stride, const float* queries,
+               size_t n)
+        : type_(type),
+          dim_(dim),
+          stride_(stride),
+          width_(n),
+          metric_(metric),
+          row_scale_(row_scale),
+          queries_(queries, queries + n * dim),
+          terms_(n) {
+        // The worst case of a float32 sum of dim products (Higham, section 3.1), doubled for the division by a computed
+        // length under cosine; 2^-15 more where a product of bfloat16 halves may be used.
+        rounding_ = 2 * static_cast<float>(dim + 16) * 0x1p-24f + (type == kernels::kBF16 ? 0x1p-15f : 0.0f);
+        for (size_t q = 0; q < n; ++q) terms_[q] = query_terms(q);
+        if (n >= kTileFrom) pack_tiles();
+    }
+
+    void score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept override {
+        estimate(0, rows, list, n, out);
+    }
+
+    void score_block(Block block, float* out) const noexcept override {
+        for (size_t q = 0; q < width_; ++q) estimate(q, {block.data, stride_}, nullptr, block.n, out + q * block.n);
+    }
+
+    void settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept override {
+        const float* vector = queries_.data() + query * dim_;
+        const auto kernel = kernels::active().dense[type_].settle;
+        for (size_t i = 0; i < n; ++i) {
+            const std::byte* row = rows.data + (list ? list[i] : i) * rows.stride;
+            double sums[3];
+            kernel(vector, reinterpret_cast<const uint8_t*>(row), scale_of(row), dim_, sums);
+            if (metric_ == Metric::l2) {
+                out[i] = sums[2];
+            } else if (metric_ == Metric::ip) {
+                out[i] = -sums[0];
+            } else {
+                const double lengths = std::sqrt(sums[1]) * terms_[query].norm;
+                out[i] = lengths > 0 ? -std::clamp(sums[0] / lengths, -1.0, 1.0) : 0.0;
+            }
+        }
+    }
+
+    void scan(Block block, SurvivorSink& sink) const noexcept override {
+        if (tiles_) {
+            scan_tiles(block, sink);
+        } else {
+            for (size_t q = 0; q < width_; ++q) scan_rows(q, block, sink);
+        }
+    }
+
+   private:
+    struct QueryTerms {
+        double norm;          // length of the query, float64
+        double offset;        // part of the distance that belongs to the query alone
+        float scale, slack;   // as in kernels::Tile
+        IntegerQuery rounded;  // for integer elements
+        float rounded_scale() const { return rounded.code.empty() ? 1.0f : rounded.scale; }
+    };
+
+    QueryTerms query_terms(size_t q) const {
+        const float* vector = queries_.data() + q * dim_;
+        double squared = 0;
+        for (size_t d = 0; d < dim_; ++d) squared += static_cast<double>(vector[d]) * vector[d];
+        QueryTerms out{std::sqrt(squared), 0, 1, 1, {}};
+        if (is_integer(type_)) out.rounded = round_query(vector, dim_);
+        if (!(out.norm < kLongest && (out.norm > kShortest || out.norm == 0))) {
+            out.slack = kInfinity;
+            return out;
+        }
+        const auto norm = static_cast<float>(out.norm);
+        if (metric_ == Metric::cosine) {
+            out.scale = norm > 0 ? 1 / norm : 0.0f;
+        } else if (metric_ == Metric::ip) {
+            out.slack = norm;
+        } else {
+            out.scale = 2;
+            out.slack = 2 * norm;
+            out.offset = squared;
+        }
+        return out;
+    }
+
+    void pack_tiles() {
+        tiles_.emplace(is_integer(type_) ? TileCodes::u8 : TileCodes::f32, dim_, width_);
+        for (size_t q = 0; q < width_; ++q) {
+            const QueryTerms& t = terms_[q];
+            if (is_integer(type_)) {
+                const float code_offset = type_ == kernels::kI8 ? 128.0f : 0.0f;
+                tiles_->set_u8(q, t.rounded, static_cast<float>(t.norm), code_offset, t.scale, t.slack, t.offset);
+            } else {
+                tiles_->set_f32(q, queries_.data() + q * dim_, t.scale, t.slack, t.offset);
+            }
+        }
+    }
+
+    float scale_of(const std::byte* row) const noexcept {
+        if (row_scale_ == RowScale::none) return 1.0f;
+        float scale;
+        std::memcpy(&scale, row + dim_ * element_bytes(type_), sizeof(scale));
+        return scale;
+    }
+
+    // Dot products with query q (of its rounded form for integer elements) and squared lengths of the elements.
+    void dots(size_t q, Rows rows, const uint32_t* list, size_t n, float* dot, float* squared) const noexcept {
+        const kernels::DenseKernels& kernel = kernels::active().dense[type_];
+        const auto* data = reinterpret_cast<const uint8_t*>(rows.data);
+        if (!is_integer(type_)) {
+            kernel.dot(queries_.data() + q * dim_, data, rows.stride, list, n, dim_, dot, squared);
+            return;
+        }
+        int32_t products[kPiece];
+        uint32_t squares[kPiece];
+        kernel.integer_dot(terms_[q].rounded.code.data(), data, rows.stride, list, n, dim_, products, squares);
+        for (size_t i = 0; i < n; ++i) {
+            dot[i] = static_cast<float>(products[i]);
+            squared[i] = static_cast<float>(squares[i]);
+        }
+    }
+
+    void estimate(size_t q, Rows rows, const uint32_t* list, size_t n, float* out) const noexcept {
+        float dot[kPiece], squared[kPiece];
+        const QueryTerms& t = terms_[q];
+        for (size_t start = 0; start < n; start += kPiece) {
+            const size_t count = std::min(kPiece, n - start);
+            const Rows piece{list ? rows.data : rows.data + start * rows.stride, rows.stride};
+            const uint32_t* piece_list = list ? list + start : nullptr;
+            if (metric_ == Metric::l2 && !is_integer(type_)) {
+                kernels::active().dense[type_].l2(queries_.data() + q * dim_,
+                                                  reinterpret_cast<const uint8_t*>(piece.data), piece.stride, piece_list,
+                                                  count, dim_, out + start);
+                continue;
+            }
+            dots(q, piece, piece_list, count, dot, squared);
+            for (size_t i = 0; i < count; ++i) {
+                const std::byte* row = piece.data + (piece_list ? piece_list[i] : i) * piece.stride;
+                const DocumentTerms x =
+                    document_terms(metric_, squared[i], scale_of(row), rounding_, is_integer(type_));
+                out[start + i] = x.add + static_cast<float>(t.offset) - t.scale * t.rounded_scale() * x.mul * dot[i];
+            }
+        }
+    }
+
+    void scan_rows(size_t q, Block block, SurvivorSink& sink) const noexcept {
+        float dot[kPiece], squared[kPiece];
+        Survivor survivors[kPiece];
+        const QueryTerms& t = terms_[q];
+        for (size_t start = 0; start < block.n; start += kPiece) {
+            const size_t count = std::min(kPiece, block.n - start);
+            const Rows piece{block.data + start * stride_, stride_};
+            size_t kept = 0;
+            const auto offer = [&](size_t i, float low, float high) {
+                if (!std::isfinite(low) || !std::isfinite(high)) low = -kInfinity, high = kInfinity;
+                if (low > sink.bounds[q]) return;
+                survivors[kept++] = {static_cast<uint32_t>(q), static_cast<uint32_t>(start + i), low, high};
+            };
+            if (metric_ == Metric::l2 && !is_integer(type_)) {
+                // A sum of squares is off by a relative error only.
+                kernels::active().dense[type_].l2(queries_.data() + q * dim_,
+                                                  reinterpret_cast<const uint8_t*>(piece.data), stride_, nullptr, count,
+                                                  dim_, dot);
+                for (size_t i = 0; i < count; ++i) {
+                    const float rounding = dot[i] * rounding_ + 0x1p-100f;
+                    const bool exotic = t.slack == kInfinity || !(dot[i] < 1e36f);
+                    offer(i, exotic ? -kInfinity : dot[i] - rounding, dot[i] + rounding);
+                }
+            } else {
+                dots(q, piece, nullptr, count, dot, squared);
+                const float error = is_integer(type_) && t.norm > 0
+                                        ? t.rounded.error / static_cast<float>(t.norm) * (1 + TiledQueries::kRelative)
+                                        : 0.0f;
+                for (size_t i = 0; i < count; ++i) {
+                    const DocumentTerms x = document_terms(metric_, squared[i], scale_of(piece.data + i * stride_),
+                                                           rounding_, is_integer(type_));
+                    const auto offset = static_cast<float>(t.offset);
+                    const float estimate = x.add + offset - t.scale * t.rounded_scale() * x.mul * dot[i];
+                    const float spread = t.slack * (x.err + error * x.norm) +
+                                         4 * TiledQueries::kRelative * (std::abs(estimate) + offset + x.add);
+                    offer(i, estimate - spread, estimate + spread);
+                }
+            }
+            if (kept > 0) sink.take({survivors, kept});
+        }
+    }
+
+    // Interleaves the rows of a block into groups, once for all tiles of queries.
+    void scan_tiles(Block block, SurvivorSink& sink) const noexcept {
+        const TileCodes codes = is_integer(type_) ? TileCodes::u8 : TileCodes::f32;
+        const size_t code_bytes = tile_code_bytes(codes, dim_), group_bytes = tile_group_bytes(codes, dim_);
+        thread_local std::vector<float> buffer;  // floats for their alignment
+        buffer.resize((block.n + kGroup - 1) / kGroup * group_bytes / sizeof(float));
+        auto* groups = reinterpret_cast<std::byte*>(buffer.data());
+        for (size_t start = 0; start < block.n; start += kGroup) {
+            const size_t count = std::min(kGroup, block.n - start);
+            std::byte* group = groups + start / kGroup * group_bytes;
+            const Rows rows{block.data + start * stride_, stride_};
+            if (codes == TileCodes::f32) {
+                interleave_floats(rows, count, reinterpret_cast<float*>(group));
+            } else {
+                interleave_bytes(rows, count, reinterpret_cast<uint8_t*>(group));
+            }
+            set_factors(rows, count, reinterpret_cast<float*>(group + code_bytes));
+        }
+        tiles_->scan(groups, block.n, sink);
+    }
+
+    void interleave_floats(Rows rows, size_t count, float* out) const noexcept {
+        // Eight rows at a time: their decoded pieces stay in the first-level cache while they are written side by side.
+        constexpr size_t kRun = 64;
+        const auto decode = kernels::active().dense[type_].decode;
+        float piece[8][kRun];
+        for (size_t r = 0; r < kGroup; r += 8) {
+            for (size_t d = 0; d < dim_; d += kRun) {
+                const size_t run = std::min(kRun, dim_ - d);
+                for (size_t i = 0; i < 8; ++i) {
+                    if (r + i >= count) {
+                        std::fill_n(piece[i], run, 0.0f);
+                        continue;
+                    }
+                    const std::byte* at = rows.data + (r + i) * rows.stride + d * element_bytes(type_);
+                    decode(reinterpret_cast<const uint8_t*>(at), run, piece[i]);
+                }
+                for (size_t j = 0; j < run; ++j) {
+                    float* to = out + (d + j) * kGroup + r;
+                    for (size_t i = 0; i < 8; ++i) to[i] = piece[i][j];
+                }
+            }
+        }
+    }
+
+    void interleave_bytes(Rows rows, size_t count, uint8_t* out) const noexcept {
+        const uint32_t flip = type_ == kernels::kI8 ? 0x80808080u : 0u;  // signed codes are shifted to unsigned ones
+        for (size_t d = 0; d < dim_; d += 4) {
+            for (size_t i = 0; i < kGroup; ++i) {
+                uint32_t four = 0;
+                if (i < count) std::memcpy(&four, rows.data + i * rows.stride + d, std::min<size_t>(4, dim_ - d));
+                four ^= flip;
+                std::memcpy(out + (d / 4 * kGroup + i) * 4, &four, 4);
+            }
+        }
+    }
+
+    void set_factors(Rows rows, size_t count, float* factors) const noexcept {
+        const auto settle = kernels::active().dense[type_].settle;
+        for (size_t i = 0; i < kGroup; ++i) {
+            DocumentTerms x{0, 0, 0, 0};
+            if (i < count) {
+                const std::byte* row = rows.data + i * rows.stride;
+                double sums[3];
+                settle(queries_.data(), reinterpret_cast<const uint8_t*>(row), 1.0f, dim_, sums);
+                x = document_terms(metric_, static_cast<float>(sums[1]), scale_of(row), rounding_, is_integer(type_));
+            }
+            factors[i] = x.mul;
+            factors[kGroup + i] = x.add;
+            factors[2 * kGroup + i] = x.err;
+            factors[3 * kGroup + i] = x.norm;
+        }
+    }
+
+    ElementType type_;
+    size_t dim_, stride_, width_;
+    Metric metric_;
+    RowScale row_scale_;
+    float rounding_;
+    std::vector<float> queries_;
+    std::vector<QueryTerms> terms_;
+    std::optional<TiledQueries> tiles_;
+};
+
+}  // namespace
+
+DenseCodec::DenseCodec(ElementType type, size_t dim, Metric metric, RowScale scale)
+    : type_(type), dim_(dim), metric_(metric), scale_(scale) {}
+
+std::string_view DenseCodec::name() const {
+    static constexpr std::string_view kNames[] = {"f32", "f16", "bf16", "int8", "uint8"};
+    return kNames[type_];
+}
+
+size_t DenseCodec::row_bytes() const {
+    return dim_ * element_bytes(type_) + (scale_ == RowScale::stored ? sizeof(float) : 0);
+}
+
+void DenseCodec::encode(const float* vectors, size_t n, std::byte* rows) const {
+    const kernels::KernelTable& table = kernels::active();
+    for (size_t i = 0; i < n; ++i) {
+        const float* vector = vectors + i * dim_;
+        auto* row = reinterpret_cast<uint8_t*>(rows + i * row_bytes());
+        if (!is_integer(type_)) {
+            // The largest values that do not round to infinity.
+            const float largest = type_ == kernels::kF32   ? kInfinity
+                                  : type_ == kernels::kF16 ? 65519.996f
+                                                           : 3.3961775e38f;
+            const auto bad = std::find_if(vector, vector + dim_, [&](float x) { return std::abs(x) > largest; });
+            if (bad != vector + dim_) {
+                throw UnencodableVector(i, "holds " + std::to_string(*bad) + ", beyond the range of codec \"" +
+                                               std::string(name()) + "\"");
+            }
+            table.dense[type_].encode(vector, dim_, row);
+            continue;
+        }
+        const float lowest = type_ == kernels::kI8 ? -128.0f : 0.0f, highest = type_ == kernels::kI8 ? 127.0f : 255.0f;
+        const auto bad = std::find_if(vector, vector + dim_, [&](float x) {
+            return !(x >= lowest && x <= highest && x == std::nearbyint(x));
+        });
+        float scale = 1.0f;
+        if (bad == vector + dim_) {
+            for (size_t d = 0; d < dim_; ++d) row[d] = static_cast<uint8_t>(static_cast<int>(vector[d]));
+        } else if (scale_ == RowScale::stored) {
+            float lengths[3];
+            table.quantize(vector, dim_, 127, reinterpret_cast<int8_t*>(row), lengths);
+            scale = lengths[0];
+        } else {
+            throw UnencodableVector(i, "holds " + std::to_string(*bad) + "; codec \"" + std::string(name()) +
+                                           "\" keeps integers from " + std::to_string(static_cast<int>(lowest)) +
+                                           " to " + std::to_string(static_cast<int>(highest)));
+        }
+        if (scale_ == RowScale::stored) std::memcpy(row + dim_, &scale, sizeof(scale));
+    }
+}
+
+void DenseCodec::decode(Rows rows, const uint32_t* list, size_t n, float* out) const {
+    const auto kernel = kernels::active().dense[type_].decode;
+    for (size_t i = 0; i < n; ++i) {
+        const std::byte* row = rows.data + (list ? list[i] : i) * rows.stride;
+        kernel(reinterpret_cast<const uint8_t*>(row), dim_, out + i * dim_);
+        if (scale_ == RowScale::none) continue;
+        float scale;
+        std::memcpy(&scale, row + dim_, sizeof(scale));
+        for (size_t d = 0; d < dim_; ++d) out[i * dim_ + d] *= scale;
+    }
+}
+
+void DenseCodec::pack(Rows rows, size_t n, std::byte* block) const {
+    for (size_t i = 0; i < n; ++i) std::memcpy(block + i * row_bytes(), rows.data + i * rows.stride, row_bytes());
+}
+
+std::unique_ptr<Query> DenseCodec::prepare(const float* queries, size_t n) const {
+    return std::make_unique<DenseQuery>(type_, dim_, metric_, scale_, row_bytes(), queries, n);
+}
+
+}  // namespace nearfield

@@ -1,0 +1,95 @@
+// Keeps the candidates for the k best rows of every query, behind thresholds that tighten as the scan goes on.
+#pragma once
+
+#include <limits>
+#include <vector>
+
+#include "codecs/codec.hpp"
+#include "storage/bitmap.hpp"
+#include "storage/id_map.hpp"
+#include "storage/row_store.hpp"
+
+namespace nearfield {
+
+// A row that may belong to the answer; `exact` is its canonical distance once it has been settled, NaN before.
+struct Candidate {
+    uint32_t row;
+    float low, high;
+    double exact = std::numeric_limits<double>::quiet_NaN();
+
+    void settle(double distance);
+};
+
+// Which rows of an index a search sees.
+struct Admission {
+    const LiveRows* live;
+    const Bitmap* filter;  // null: all live rows
+    bool operator()(size_t row) const { return live->contains(row) && (filter == nullptr || filter->contains(row)); }
+};
+
+// Canonical distances of rows in a store.
+class Settler {
+   public:
+    Settler(const Query& query, const RowStore& rows) : query_(&query), rows_(&rows) {}
+    void operator()(size_t q, const uint32_t* list, size_t n, double* out) const;
+    // Settles the candidates that are not settled yet; returns how many these were.
+    size_t operator()(size_t q, std::vector<Candidate>& candidates) const;
+
+   private:
+    const Query* query_;
+    const RowStore* rows_;
+};
+
+// Sorts by (distance, id) and keeps the k best; all must be settled.
+void keep_best(std::vector<Candidate>& candidates, size_t k, const IdMap& ids);
+
+class TopK final : public SurvivorSink {
+   public:
+    TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids);
+
+    // Rows of the survivors to come are counted from `row` on.
+    void start_block(size_t row) { base_ = row; }
+    void take(std::span<const Survivor> survivors) noexcept override;
+    void offer(size_t q, const Candidate& candidate);
+    // A row whose canonical distance is known already.
+    void offer_settled(size_t q, uint32_t row, double exact);
+
+    // Forgets everything, for a scan that starts again.
+    void reset();
+    // Drops what the bounds exclude and returns the mean number of candidates left per query.
+    double open();
+    // Rows that had to be settled before the end because too many could not be told apart by their estimates.
+    size_t settled_early() const { return settled_early_; }
+    // Takes over the candidates of another part of the same scan.
+    void merge(TopK& other);
+    // The k best of one query, settled, best first.
+    std::vector<Candidate>& finish(size_t q);
+
+   private:
+    void shrink(size_t q);
+
+    size_t k_, base_ = 0, settled_early_ = 0;
+    Admission admission_;
+    Settler settler_;
+    const IdMap* ids_;
+    std::vector<float> bounds_;
+    std::vector<size_t> capacity_;
+    std::vector<std::vector<Candidate>> lists_;
+};
+
+// All rows whose distance may be within a fixed bound, for range search.
+class Within final : public SurvivorSink {
+   public:
+    Within(size_t queries, float bound, Admission admission);
+    void start_block(size_t row) { base_ = row; }
+    void take(std::span<const Survivor> survivors) noexcept override;
+    std::vector<Candidate>& list(size_t q) { return lists_[q]; }
+
+   private:
+    size_t base_ = 0;
+    Admission admission_;
+    std::vector<float> bounds_;
+    std::vector<std::vector<Candidate>> lists_;
+};
+
+}  // namespace nearfield

@@ -1,0 +1,58 @@
+"""nearfield: nearest neighbours for every kind of embedding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import _core, datasets, kernels
+from ._core import FileFormatError
+from .files import load
+from .flat import Filter, Flat
+from .results import Hits, RangeHits
+
+__version__ = _core.__version__
+
+__all__ = [
+    "FileFormatError",
+    "Filter",
+    "Flat",
+    "Hits",
+    "RangeHits",
+    "cpu_info",
+    "datasets",
+    "get_cmake_dir",
+    "get_include",
+    "kernels",
+    "load",
+]
+
+
+def cpu_info() -> dict[str, object]:
+    """
+    Tell which kernels this process uses.
+
+    Returns
+    -------
+    dict
+        ``name`` of the CPU, ``level`` in use (the best one, or what the environment variable NEARFIELD_ISA names),
+        ``levels`` that run here, ``kernels`` (for each kernel the level that provides it) and ``threads``, the number of
+        CPUs that this process may use.
+    """
+    level = _core.active_level()
+    return {
+        "name": _core.cpu_name(),
+        "level": level,
+        "levels": _core.levels(),
+        "kernels": _core.slots(level),
+        "threads": _core.usable_cpus(),
+    }
+
+
+def get_include() -> str:
+    """Return the directory that holds nearfield.h."""
+    return str(Path(__file__).parent / "include")
+
+
+def get_cmake_dir() -> str:
+    """Return the directory to put into CMAKE_PREFIX_PATH or nearfield_DIR for ``find_package(nearfield)``."""
+    return str(Path(__file__).parent / "lib" / "cmake" / "nearfield")

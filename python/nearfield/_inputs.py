@@ -1,0 +1,129 @@
+"""What users hand over, turned into what the core takes; every complaint about an argument starts with its name."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: The core's name for each NumPy element type that it reads without a conversion.
+_ELEMENT_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "int8", "uint8": "uint8"}
+
+Array = npt.NDArray[Any]
+Progress = Callable[[float], None]
+
+
+def _as_array(value: Any, name: str) -> Array:
+    """NumPy's view of an array, tensor, Arrow column, DLPack object or nested list."""
+    if isinstance(value, np.ndarray):
+        return value
+    if type(value).__module__.startswith("pyarrow"):
+        return _from_arrow(value)
+    if hasattr(value, "detach") and "bfloat16" in str(getattr(value, "dtype", "")):  # torch has it, NumPy does not
+        value = value.detach().float()
+    elif hasattr(value, "detach"):
+        value = value.detach()
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        return np.from_dlpack(value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: rows of different lengths or types cannot form an array ({error})") from None
+
+
+def _from_arrow(value: Any) -> Array:
+    """A column of fixed-size or equally long lists as (n, dim), any other column as it is."""
+    if hasattr(value, "combine_chunks"):
+        value = value.combine_chunks()
+    if not hasattr(value, "flatten") or not hasattr(value, "null_count"):
+        return np.asarray(value)
+    if value.null_count:
+        raise ValueError(f"Arrow column: {value.null_count} entries are null")
+    if not (str(value.type).startswith(("fixed_size_list", "list", "large_list"))):
+        return np.asarray(value.to_numpy(zero_copy_only=False))
+    rows = len(value)
+    flat = np.asarray(value.flatten().to_numpy(zero_copy_only=False))
+    if rows == 0:
+        return flat.reshape(0, getattr(value.type, "list_size", 0))
+    if flat.size % rows or any(len(value[i]) * rows != flat.size for i in range(rows)):
+        raise ValueError("Arrow column: lists of different lengths cannot form vectors")
+    return flat.reshape(rows, flat.size // rows)
+
+
+def vectors(value: Any, name: str) -> tuple[Array, str]:
+    """
+    An (n, dim) array whose rows the core can read, and the core's name of its element type.
+
+    Copies only where the element type or the layout needs it: float64 and wide integers become float32, and rows whose
+    elements do not lie side by side are made contiguous. One vector counts as one row.
+    """
+    array = _as_array(value, name)
+    if array.dtype.name not in _ELEMENT_TYPES:
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{name}: elements of type {array.dtype} given, expected numbers")
+        with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused with its row
+            array = array.astype(np.float32)
+    if array.ndim == 1:
+        array = array[np.newaxis, :]
+    if array.ndim != 2:
+        raise ValueError(f"{name}: an array of {array.ndim} dimensions given, expected 2 (or 1 for a single vector)")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if (array.shape[1] > 1 and array.strides[1] != array.itemsize) or (array.shape[0] > 1 and array.strides[0] < 0):
+        array = np.ascontiguousarray(array)
+    element = _ELEMENT_TYPES[array.dtype.name]
+    return (array.view(np.uint16) if element == "bf16" else array), element
+
+
+def ids(value: Any, name: str = "ids") -> npt.NDArray[np.int64]:
+    """An int64 array of ids from integers of any kind that fit, without loss."""
+    array = _as_array(value, name)
+    if array.size == 0:
+        return np.zeros(array.shape, np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: elements of type {array.dtype} given, expected integers")
+    if array.dtype.kind == "u" and array.dtype.itemsize == 8 and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: {array.max()} does not fit a signed 64-bit integer")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def flat_ids(value: Any, name: str = "ids") -> npt.NDArray[np.int64]:
+    """One-dimensional ids; a single integer counts as one."""
+    array = ids(value, name)
+    if array.ndim == 0:
+        array = array[np.newaxis]
+    if array.ndim != 1:
+        raise ValueError(f"{name}: an array of {array.ndim} dimensions given, expected 1")
+    return array
+
+
+def count(value: Any, name: str) -> int:
+    """A whole number, zero or more."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {value!r} given, expected a whole number") from None
+    if number < 0:
+        raise ValueError(f"{name}: {number} given, expected at least 0")
+    return number
+
+
+def threads(value: int | None) -> int:
+    """A number of threads; None is 0, the core's word for its default."""
+    if value is None:
+        return 0
+    number = count(value, "threads")
+    if number == 0:
+        raise ValueError("threads: 0 given, expected at least 1, or None for all that this process may use")
+    return number
+
+
+def path_of(target: Any) -> str | None:
+    """The file-system path that `target` stands for, None if it is no path."""
+    if isinstance(target, (str, os.PathLike)):
+        return os.fsdecode(target)
+    return None

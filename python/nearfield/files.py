@@ -1,0 +1,47 @@
+"""Opening index files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _core, _inputs
+from .flat import Flat
+
+
+def load(file: Any, *, mmap: bool = False, verify: bool | None = None) -> Flat:
+    """
+    Open an index file. Safe with files from strangers.
+
+    Parameters
+    ----------
+    file : path-like, binary file object or bytes
+    mmap : bool
+        Map the file instead of reading it: it opens at once, is shared between processes, and is read as it is
+        searched. Only for paths. The file must not be changed in place meanwhile; saving over it is safe.
+    verify : bool, optional
+        Whether to check every byte against the checksums. Always done when the file is read; by default a mapped file
+        is checked in its header and small arrays only.
+
+    Returns
+    -------
+    Flat
+
+    Raises
+    ------
+    FileFormatError
+        If it is no index file, or is truncated, damaged, or written by a newer version.
+    OSError
+        If it cannot be read.
+    """
+    path = _inputs.path_of(file)
+    if path is not None:
+        return Flat._of(_core.Flat.load_path(path, mmap, bool(verify)))
+    if mmap:
+        raise ValueError("mmap: only a file at a path can be mapped")
+    if verify is False:
+        raise ValueError("verify: only a mapped file can be opened without verifying it")
+    if hasattr(file, "read"):
+        file = file.read()
+    if not isinstance(file, (bytes, bytearray, memoryview)):
+        raise TypeError(f"file: {type(file).__name__} given, expected a path, a binary file object or bytes")
+    return Flat._of(_core.Flat.load_bytes(file))

@@ -1,0 +1,442 @@
+"""Exact search."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core, _inputs
+from .results import Hits, RangeHits
+
+Filter = _core.Filter
+
+
+class Flat:
+    """
+    Exact search over all vectors.
+
+    Every vector is compared with every query, and the result is that of a comparison in float64, ties by lower id. Float
+    vectors are scanned through a compact 8-bit image with a proven error bound, and only those that the bound leaves open
+    are compared in full.
+
+    Parameters
+    ----------
+    dim : int
+        Dimension of the vectors, 1 to 65,535.
+    metric : {"cosine", "ip", "l2"}
+        Cosine similarity (higher is better, in [-1, 1]; a zero vector scores 0), inner product (higher is better) or
+        Euclidean distance (lower is better). Vectors are kept as given: the metric does its own normalisation.
+    codec : {"f32", "f16", "bf16", "int8", "uint8"}
+        How vectors are stored. "int8" keeps a vector of integers from -128 to 127 as it is, and rounds any other with one
+        scale per vector; "uint8" takes integers from 0 to 255 only.
+    rerank : str, optional
+        A second, finer codec for the same vectors. A search then takes ``oversample * k`` candidates by the first codec
+        and scores them again by this one, and ``score`` and ``reconstruct`` use it.
+    oversample : float
+        Candidates per result when reranking, at least 1.
+    screen : bool
+        Whether to keep the 8-bit image (a quarter of the size of float32 vectors, counted in ``nbytes``). It never
+        changes a result.
+
+    Raises
+    ------
+    ValueError
+        If an argument is none of these.
+
+    Notes
+    -----
+    Any number of threads may search while one adds, updates or removes; after an exception the index is as it was.
+
+    The screen is exact search by a bound: with rounded vectors and the lengths of what was rounded away, the
+    Cauchy-Schwarz inequality bounds every inner product from both sides.
+
+    Examples
+    --------
+    >>> import numpy as np, nearfield as nf
+    >>> index = nf.Flat(dim=2, metric="l2")
+    >>> index.add([[0, 0], [3, 4], [0, 1]])
+    array([0, 1, 2])
+    >>> ids, scores = index.search([0, 0], k=2)
+    >>> ids, scores
+    (array([[0, 2]]), array([[0., 1.]], dtype=float32))
+    """
+
+    _core: _core.Flat
+
+    def __init__(
+        self,
+        dim: int,
+        metric: str = "cosine",
+        codec: str = "f32",
+        rerank: str | None = None,
+        oversample: float = 4.0,
+        screen: bool = True,
+    ) -> None:
+        size = _inputs.count(dim, "dim")
+        self._core = _core.Flat(size, metric, codec, rerank or "", float(oversample), bool(screen))
+
+    @classmethod
+    def _of(cls, core: _core.Flat) -> Flat:
+        index = cls.__new__(cls)
+        index._core = core
+        return index
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        vectors: npt.ArrayLike,
+        ids: npt.ArrayLike | None = None,
+        *,
+        threads: int | None = None,
+        progress: _inputs.Progress | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """
+        Add vectors.
+
+        Parameters
+        ----------
+        vectors : array_like, shape (n, dim) or (dim,)
+            Numbers of any type and layout: NumPy, torch, Arrow, DLPack or nested lists.
+        ids : array_like of int, shape (n,), optional
+            Their ids, not negative, none of them in the index. By default they continue after the largest ever used.
+        threads : int, optional
+            How many threads may work; by default all CPUs that this process may use.
+        progress : callable, optional
+            Called now and then with the share that is done, from 0 to 1. What it raises stops the call.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,)
+            The ids.
+
+        Raises
+        ------
+        ValueError
+            For a wrong dimension or shape, NaN or infinity (the row is named), a value that the codec cannot hold, and
+            ids that are negative or repeated.
+        TypeError
+            For elements that are not numbers, or ids that are not integers.
+        KeyError
+            For an id that is in the index already.
+        """
+        array, element = self._vectors(vectors, "vectors")
+        given = None if ids is None else _inputs.flat_ids(ids)
+        return self._core.add(array, element, given, _inputs.threads(threads), progress)
+
+    def update(
+        self,
+        ids: npt.ArrayLike,
+        vectors: npt.ArrayLike,
+        *,
+        threads: int | None = None,
+        progress: _inputs.Progress | None = None,
+    ) -> None:
+        """
+        Replace the vectors of ids that are in the index.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (n,)
+        vectors : array_like, shape (n, dim)
+        threads, progress
+            As for `add`.
+
+        Raises
+        ------
+        KeyError
+            For an id that is not in the index; nothing is changed then.
+        ValueError, TypeError
+            As for `add`.
+        """
+        array, element = self._vectors(vectors, "vectors")
+        self._core.update(_inputs.flat_ids(ids), array, element, _inputs.threads(threads), progress)
+
+    def remove(self, ids: npt.ArrayLike) -> None:
+        """
+        Remove vectors.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (n,)
+
+        Raises
+        ------
+        KeyError
+            For an id that is not in the index; nothing is removed then.
+        ValueError
+            For an id that is given twice.
+        """
+        self._core.remove(_inputs.flat_ids(ids))
+
+    # -- searching -------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        queries: npt.ArrayLike,
+        k: int = 10,
+        *,
+        filter: npt.ArrayLike | Filter | None = None,
+        threads: int | None = None,
+        oversample: float | None = None,
+        exact: bool = False,
+    ) -> Hits:
+        """
+        Find the k best vectors for each query.
+
+        Parameters
+        ----------
+        queries : array_like, shape (queries, dim) or (dim,)
+            A single vector counts as one query.
+        k : int
+            Results per query; may be 0 or exceed the number of vectors.
+        filter : array_like or Filter, optional
+            What may be returned: a boolean mask aligned with `ids`, an array of ids (unknown ones are ignored), or
+            what `prepare_filter` made of either.
+        threads : int, optional
+            By default all CPUs that this process may use, one for a single query.
+        oversample : float, optional
+            Candidates per result for this search, in place of the index's own (with ``rerank``).
+        exact : bool
+            Compare every vector by the finest codec, without candidates.
+
+        Returns
+        -------
+        Hits
+            With min(k, vectors allowed) results for every query.
+
+        Raises
+        ------
+        ValueError
+            For a wrong dimension or shape, NaN or infinity, a negative k or a mask of the wrong length.
+        TypeError
+            For elements that are not numbers.
+        """
+        array, element = self._vectors(queries, "queries")
+        places = _inputs.count(k, "k")
+        wanted = None if oversample is None else float(oversample)
+        found = self._core.search(
+            array, element, places, self._filter(filter), wanted, bool(exact), _inputs.threads(threads)
+        )
+        return Hits(*found)
+
+    def range_search(
+        self,
+        queries: npt.ArrayLike,
+        radius: float,
+        *,
+        filter: npt.ArrayLike | Filter | None = None,
+        threads: int | None = None,
+    ) -> RangeHits:
+        """
+        Find every vector within a radius, the boundary included.
+
+        Parameters
+        ----------
+        queries : array_like, shape (queries, dim) or (dim,)
+        radius : float
+            In the metric's own unit: the largest distance for l2, the smallest score for ip and cosine.
+        filter, threads
+            As for `search`.
+
+        Returns
+        -------
+        RangeHits
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `search`, and for a radius that is NaN.
+        """
+        array, element = self._vectors(queries, "queries")
+        found = self._core.range_search(array, element, float(radius), self._filter(filter), _inputs.threads(threads))
+        return RangeHits(*found)
+
+    def score(
+        self, queries: npt.ArrayLike, ids: npt.ArrayLike, *, threads: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """
+        Score given vectors.
+
+        Parameters
+        ----------
+        queries : array_like, shape (queries, dim) or (dim,)
+        ids : array_like of int, shape (m,) or (queries, m)
+            The same ids for all queries, or a row of ids for each.
+        threads : int, optional
+            As for `search`.
+
+        Returns
+        -------
+        ndarray of float32, shape (queries, m)
+            NaN where the id is -1.
+
+        Raises
+        ------
+        KeyError
+            For an id that is not in the index.
+        ValueError, TypeError
+            As for `search`.
+        """
+        array, element = self._vectors(queries, "queries")
+        wanted = np.atleast_1d(_inputs.ids(ids))
+        if wanted.ndim > 2:
+            raise ValueError(f"ids: an array of {wanted.ndim} dimensions given, expected 1 or 2")
+        return self._core.score(array, element, wanted, _inputs.threads(threads))
+
+    def prepare_filter(self, filter: npt.ArrayLike | Filter) -> Filter:
+        """
+        Prepare a filter once for many searches.
+
+        Parameters
+        ----------
+        filter : array_like
+            A boolean mask aligned with `ids`, or an array of ids (unknown ones are ignored). It keeps meaning these
+            ids while the index changes.
+
+        Returns
+        -------
+        Filter
+            Its length is the number of vectors that it allows.
+
+        Raises
+        ------
+        ValueError
+            For a mask whose length is not that of the index.
+        TypeError
+            For an array that is neither boolean nor integer.
+        """
+        if isinstance(filter, Filter):
+            return filter
+        array = _inputs._as_array(filter, "filter")
+        if array.ndim != 1:
+            raise ValueError(f"filter: an array of {array.ndim} dimensions given, expected 1")
+        if array.dtype.kind == "b":
+            return self._core.filter_of_mask(np.ascontiguousarray(array))
+        return self._core.filter_of_ids(_inputs.ids(array, "filter"))
+
+    def _filter(self, filter: npt.ArrayLike | Filter | None) -> Filter | None:
+        return None if filter is None else self.prepare_filter(filter)
+
+    def _vectors(self, value: Any, name: str) -> tuple[_inputs.Array, str]:
+        array, element = _inputs.vectors(value, name)
+        if array.size == 0 and array.shape[1] != self.dim:  # an empty list has no dimension of its own
+            if array.shape != (1, 0):
+                return array, element
+            array = array.reshape(0, 0)
+            return np.zeros((0, self.dim), np.float32), "f32"
+        return array, element
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def reconstruct(self, ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """
+        Return vectors as they were added, to the precision of the (finest) codec.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (n,)
+
+        Returns
+        -------
+        ndarray of float32, shape (n, dim)
+
+        Raises
+        ------
+        KeyError
+            For an id that is not in the index.
+        """
+        return self._core.reconstruct(_inputs.flat_ids(ids))
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Return all ids, in the order that boolean filters are aligned with."""
+        return self._core.ids()
+
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, (int, np.integer)) and 0 <= id <= np.iinfo(np.int64).max and int(id) in self._core
+
+    def __len__(self) -> int:
+        return len(self._core)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the vectors."""
+        return self._core.dim
+
+    @property
+    def metric(self) -> str:
+        """The metric: "cosine", "ip" or "l2"."""
+        return self._core.metric
+
+    @property
+    def codec(self) -> str:
+        """The codec that is scanned."""
+        return self._core.codec
+
+    @property
+    def rerank(self) -> str | None:
+        """The finer codec, if there is one."""
+        return self._core.rerank or None
+
+    @property
+    def oversample(self) -> float:
+        """Candidates per result when reranking."""
+        return self._core.oversample
+
+    @property
+    def screen(self) -> bool:
+        """Whether float vectors are scanned through their 8-bit image."""
+        return self._core.screen
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the vectors, their codes and ids take."""
+        return self._core.nbytes
+
+    def __repr__(self) -> str:
+        refined = f", rerank={self.rerank!r}" if self.rerank else ""
+        return (
+            f"Flat(dim={self.dim}, metric={self.metric!r}, codec={self.codec!r}{refined}): "
+            f"{len(self):,} vectors, {self.nbytes / 1e6:,.1f} MB"
+        )
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def save(self, file: Any) -> None:
+        """
+        Write the index to one file, which any safetensors reader opens.
+
+        Parameters
+        ----------
+        file : path-like or binary file object
+            A file at a path is replaced in one step: it holds the old index or the new one, never half of either.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; the old one is kept.
+        """
+        path = _inputs.path_of(file)
+        if path is not None:
+            self._core.save_path(path)
+        elif hasattr(file, "write"):
+            self._core.save_to(file.write)
+        else:
+            raise TypeError(f"file: {type(file).__name__} given, expected a path or a binary file object")
+
+    def __getstate__(self) -> bytes:
+        buffer = io.BytesIO()
+        self.save(buffer)
+        return buffer.getvalue()
+
+    def __setstate__(self, state: bytes) -> None:
+        self._core = _core.Flat.load_bytes(state)
+
+    def __copy__(self) -> Flat:
+        return Flat._of(_core.Flat.load_bytes(self.__getstate__()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Flat:
+        return self.__copy__()

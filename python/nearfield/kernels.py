@@ -1,0 +1,122 @@
+"""The stateless functions: scores, nearest neighbours and the best of given scores, on arrays, without an index."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core, _inputs
+from .results import Hits
+
+__all__ = ["knn", "scores", "topk"]
+
+
+def _rows(value: npt.ArrayLike, name: str) -> tuple[_inputs.Array, str]:
+    array, element = _inputs.vectors(value, name)
+    if not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array)
+    if array.shape[1] == 0:
+        raise ValueError(f"{name}: vectors of dimension 0 given, expected at least 1")
+    return array, element
+
+
+def scores(
+    queries: npt.ArrayLike, vectors: npt.ArrayLike, metric: str = "cosine", *, threads: int | None = None
+) -> npt.NDArray[np.float32]:
+    """
+    Score every query against every vector, in float32 arithmetic.
+
+    Parameters
+    ----------
+    queries : array_like, shape (queries, dim) or (dim,)
+    vectors : array_like, shape (n, dim)
+        float32, float16, bfloat16, int8 and uint8 are read as they are.
+    metric : {"cosine", "ip", "l2"}
+    threads : int, optional
+        By default all CPUs that this process may use.
+
+    Returns
+    -------
+    ndarray of float32, shape (queries, n)
+        Cosine similarity, inner product, or Euclidean distance.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes, dimensions that differ, an unknown metric, or queries that are not finite.
+    """
+    q, q_type = _inputs.vectors(queries, "queries")
+    x, x_type = _rows(vectors, "vectors")
+    return _core.scores(q, q_type, x, x_type, metric, _inputs.threads(threads))
+
+
+def knn(
+    queries: npt.ArrayLike,
+    vectors: npt.ArrayLike,
+    k: int = 10,
+    metric: str = "cosine",
+    *,
+    threads: int | None = None,
+) -> Hits:
+    """
+    Find the k best vectors for each query: exact search once, without an index and without copying the vectors.
+
+    Parameters
+    ----------
+    queries : array_like, shape (queries, dim) or (dim,)
+    vectors : array_like, shape (n, dim)
+        float32, float16, bfloat16, int8 and uint8 are read as they are.
+    k : int
+        Results per query.
+    metric : {"cosine", "ip", "l2"}
+    threads : int, optional
+        By default all CPUs that this process may use, one for a single query.
+
+    Returns
+    -------
+    Hits
+        The ids are row numbers; ties by lower number.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes, dimensions that differ, an unknown metric, a negative k, or values that are not finite.
+    """
+    q, q_type = _inputs.vectors(queries, "queries")
+    x, x_type = _rows(vectors, "vectors")
+    return Hits(*_core.knn(q, q_type, x, x_type, _inputs.count(k, "k"), metric, _inputs.threads(threads)))
+
+
+def topk(
+    scores: npt.ArrayLike, k: int, largest: bool = True
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """
+    Find the k best of each row of scores.
+
+    Parameters
+    ----------
+    scores : array_like, shape (rows, n) or (n,)
+        Read as float32. NaN never counts as a result.
+    k : int
+    largest : bool
+        Whether higher is better.
+
+    Returns
+    -------
+    ids : ndarray of int64, shape (rows, k)
+        Places within the row, best first, ties by lower place; -1 where there is none.
+    scores : ndarray of float32, shape (rows, k)
+        NaN where there is none.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an array of more than two dimensions, elements that are not numbers, or a negative k.
+    """
+    array = _inputs._as_array(scores, "scores")
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"scores: elements of type {array.dtype} given, expected numbers")
+    array = np.atleast_2d(np.ascontiguousarray(array, np.float32))
+    if array.ndim != 2:
+        raise ValueError(f"scores: an array of {array.ndim} dimensions given, expected 1 or 2")
+    return _core.topk(array, _inputs.count(k, "k"), bool(largest))
