@@ -1,0 +1,161 @@
+// Flat's files.
+#include <charconv>
+#include <limits>
+
+#include "search/flat.hpp"
+#include "search/flat_state.hpp"
+
+namespace nearfield {
+
+using kernels::kGroup;
+
+namespace {
+
+constexpr uint64_t kFormatVersion = 1;
+
+// The shortest decimal that reads back as the same number, whatever the locale.
+std::string shortest(double value) {
+    char text[32];
+    return {text, std::to_chars(text, text + sizeof(text), value).ptr};
+}
+
+template <class T>
+std::span<const std::byte> bytes_of(const std::vector<T>& values) {
+    return std::as_bytes(std::span(values));
+}
+
+TensorType stored_type(std::string_view codec) {
+    if (codec == "f32") return TensorType::f32;
+    if (codec == "f16") return TensorType::f16;
+    return codec == "bf16" ? TensorType::u16 : TensorType::u8;
+}
+
+// The tensor of a codec's rows: (n, dim) elements where a row is nothing else, (n, stride) bytes otherwise.
+TensorSource rows_tensor(const std::string& name, const Codec& codec, const RowStore& rows, size_t n) {
+    const TensorType type = stored_type(codec.name());
+    return {name, type, {n, rows.row_bytes() / element_bytes(type)}, rows.pieces(n)};
+}
+
+// A tensor of an index file with the shape it must have.
+const Tensor& expect(const Container& file, std::string_view name, TensorType type, std::vector<uint64_t> shape) {
+    const Tensor& tensor = file.tensor(name);
+    if (tensor.type != type || tensor.shape != shape) {
+        std::string wanted;
+        for (const uint64_t size : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
+        throw FileFormatError(file.name() + ": tensor \"" + std::string(name) + "\" is not " +
+                              std::string(type_name(type)) + " (" + wanted + ")");
+    }
+    return tensor;
+}
+
+uint64_t number(const Container& file, std::string_view key) {
+    const std::string& text = file.metadata(key);
+    uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc{} || end != text.data() + text.size()) {
+        throw FileFormatError(file.name() + ": metadata \"" + std::string(key) + "\" is \"" + text +
+                              "\", expected a number");
+    }
+    return value;
+}
+
+}  // namespace
+
+template <class Write>
+void Flat::write(const Write& write) const {
+    const std::lock_guard lock(writer_);
+    if (state()->dead > 0) compact(state());
+    const auto now = state();
+    const size_t count = now->count;
+    const size_t screened = now->screened;
+    Metadata metadata{
+        {"format_version", std::to_string(kFormatVersion)},
+        {"library_version", NEARFIELD_VERSION},
+        {"kind", "flat"},
+        {"metric", std::string(metric_name(options_.metric))},
+        {"dim", std::to_string(options_.dim)},
+        {"rows", std::to_string(count)},
+        {"codec", options_.codec},
+        {"rerank", options_.rerank},
+        {"oversample", shortest(options_.oversample)},
+        {"screen", options_.screen ? "true" : "false"},
+        {"next_id", std::to_string(now->next_id)},
+    };
+    if (options_.codec == "int8" || options_.rerank == "int8") {
+        metadata["int8_row"] = "I8 at 0, F32 scale at " + std::to_string(options_.dim);
+    }
+    std::vector<TensorSource> tensors{rows_tensor("vectors", *codec_, now->rows, count)};
+    if (now->rerank) tensors.push_back(rows_tensor("rerank", *rerank_, *now->rerank, count));
+    if (screened > 0) {
+        const size_t groups = screened / kGroup;
+        tensors.push_back({"screen", TensorType::u8, {groups, now->groups->row_bytes()}, now->groups->pieces(groups)});
+        tensors.push_back({"screen_center", TensorType::f32, {options_.dim}, {bytes_of(now->screen->center())}});
+    }
+    std::vector<uint32_t> sorted;
+    if (now->ids->is_explicit()) {
+        sorted = now->ids->sorted_rows(count);
+        tensors.push_back({"ids", TensorType::i64, {count}, now->ids->column().pieces(count)});
+        tensors.push_back({"ids_order", TensorType::u32, {count}, {bytes_of(sorted)}});
+    }
+    write(tensors, metadata);
+}
+
+void Flat::save(const std::filesystem::path& path) const {
+    write([&](const auto& tensors, const auto& metadata) { write_container(path, tensors, metadata); });
+}
+
+void Flat::save(const std::function<void(const std::byte*, size_t)>& sink) const {
+    write([&](const auto& tensors, const auto& metadata) { write_container(sink, tensors, metadata); });
+}
+
+std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
+    check_format_version(*file, kFormatVersion);
+    if (file->metadata("kind") != "flat") {
+        throw FileFormatError(file->name() + ": holds an index of kind \"" + file->metadata("kind") +
+                              "\", expected \"flat\"");
+    }
+    std::unique_ptr<Flat> index;
+    try {
+        FlatOptions options;
+        options.dim = number(*file, "dim");
+        options.metric = parse_metric(file->metadata("metric"));
+        options.codec = file->metadata("codec");
+        options.rerank = file->metadata("rerank");
+        options.oversample = std::stod(file->metadata("oversample"));
+        options.screen = file->metadata("screen") == "true";
+        index = std::make_unique<Flat>(options);
+    } catch (const std::logic_error& e) {
+        throw FileFormatError(file->name() + ": " + e.what());
+    }
+    const size_t count = number(*file, "rows"), dim = index->options_.dim;
+    if (count > std::numeric_limits<uint32_t>::max()) throw FileFormatError(file->name() + ": too many rows");
+    const auto rows_of = [&](std::string_view name, const Codec& codec) -> const Tensor& {
+        const TensorType type = stored_type(codec.name());
+        return expect(*file, name, type, {count, codec.row_bytes() / element_bytes(type)});
+    };
+    auto state = std::make_shared<State>(index->codec_->row_bytes(), rows_of("vectors", *index->codec_).data, count, file);
+    if (index->rerank_) {
+        state->rerank.emplace(index->rerank_->row_bytes(), rows_of("rerank", *index->rerank_).data, count, file);
+    }
+    state->live.append(0, count);
+    if (file->find("ids") != nullptr) {
+        const Tensor& ids = expect(*file, "ids", TensorType::i64, {count});
+        const Tensor& sorted = expect(*file, "ids_order", TensorType::u32, {count});
+        state->ids = std::make_unique<IdMap>(reinterpret_cast<const int64_t*>(ids.data),
+                                             reinterpret_cast<const uint32_t*>(sorted.data), count, file);
+    }
+    state->next_id = static_cast<int64_t>(number(*file, "next_id"));
+    if (index->options_.screen && count >= kScreenFrom) {
+        const Tensor& center = expect(*file, "screen_center", TensorType::f32, {dim});
+        const auto* values = reinterpret_cast<const float*>(center.data);
+        state->screen.emplace(dim, index->options_.metric, std::vector<float>(values, values + dim));
+        const size_t groups = count / kGroup, bytes = state->screen->group_bytes();
+        state->groups.emplace(bytes, expect(*file, "screen", TensorType::u8, {groups, bytes}).data, groups, file);
+        state->screened = groups * kGroup;
+    }
+    state->count = count;
+    index->state_ = std::move(state);
+    return index;
+}
+
+}  // namespace nearfield

@@ -1,0 +1,320 @@
+// Flat's searches: how the rows are scanned, and by which threads.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <mutex>
+
+#include "search/flat.hpp"
+#include "search/flat_state.hpp"
+#include "search/top_k.hpp"
+
+namespace nearfield {
+
+using kernels::kGroup;
+
+// How a search reads the rows.
+struct Plan {
+    size_t k;                 // results of the scan
+    Admission admission;
+    const Codec* codec;       // scanned codec and its rows
+    const RowStore* rows;
+    bool screen;
+    bool listed;              // settle the filter's rows one by one instead of scanning
+    size_t count;             // rows that exist
+};
+
+// A share of a search: some queries against some rows.
+struct Flat::Part {
+    std::unique_ptr<Query> query;
+    std::unique_ptr<Scanner> screen;
+    size_t first_query, queries;
+    size_t first_row, last_row;
+    std::optional<TopK> best;
+};
+
+namespace {
+
+// A scan works through blocks whose codes fit the second-level cache beside the queries.
+constexpr size_t kBlockBytes = size_t{192} << 10;
+constexpr size_t kPartQueries = 1020;          // queries per part of a search: a multiple of the tile width
+constexpr size_t kPartRows = size_t{1} << 15;  // rows per part, when one query is split over threads
+
+// Scans rows [first, last) in blocks; a block's codes lie side by side, `per_code` rows in each code of the store.
+template <class Collector, class Between>
+void scan_range(const Scanner& scanner, const RowStore& store, size_t per_code, size_t first, size_t last,
+                Collector& collector, const Between& go_on) {
+    const size_t codes = std::max<size_t>(1, kBlockBytes / store.row_bytes());
+    const size_t block_rows = std::max(kGroup, codes * per_code / kGroup * kGroup);
+    while (first < last && go_on(first)) {
+        const size_t code = first / per_code;
+        const size_t n = std::min({block_rows, last - first, store.contiguous(code) * per_code});
+        collector.start_block(first);
+        scanner.scan({store.row(code), n}, collector);
+        first += n;
+    }
+}
+
+}  // namespace
+
+void Flat::search_part(const State& state, const Part& part, const Plan& plan) const {
+    TopK& best = const_cast<TopK&>(*part.best);
+    const auto always = [](size_t) { return true; };
+    size_t first = part.first_row;
+    if (plan.screen && part.screen) {
+        const size_t screened = std::min(part.last_row, state.screened.load(std::memory_order_acquire));
+        // The first rows show whether the bounds tell vectors apart. Where they do not, the scan starts again without
+        // the screen, and has lost little; where that turns out later, the rest goes on without it.
+        const size_t probe = std::min<size_t>(1024, (screened - first) / 16 / kGroup * kGroup);
+        scan_range(*part.screen, *state.groups, kGroup, first, first + probe, best, always);
+        if (probe > 0 && best.open() > static_cast<double>(probe) / 4 + 2.0 * static_cast<double>(plan.k)) {
+            best.reset();
+        } else {
+            size_t at = first + probe;
+            scan_range(*part.screen, *state.groups, kGroup, at, screened, best, [&](size_t row) {
+                at = row;
+                return best.settled_early() * 50 <= (row - first) * part.queries + 50 * 1024;
+            });
+            first = best.settled_early() * 50 > (at - first) * part.queries + 50 * 1024 ? at : screened;
+        }
+    }
+    scan_range(*part.query, *plan.rows, 1, first, part.last_row, best, always);
+}
+
+const Bitmap* Flat::rows_of(const State& state, const Filter* filter, std::optional<Bitmap>& rebuilt) const {
+    if (filter == nullptr) return nullptr;
+    if (filter->rows_ && filter->index_ == this && filter->version_ == state.version) return &*filter->rows_;
+    const size_t count = state.count.load(std::memory_order_acquire);
+    rebuilt.emplace(count);
+    for (const int64_t id : filter->ids_) {
+        if (const auto row = state.ids->find(id, state.live, count)) rebuilt->set(*row);
+    }
+    return &*rebuilt;
+}
+
+SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter, std::optional<double> oversample,
+                          bool exhaustive, const Run& run) const {
+    check_dim(queries.dim, options_.dim, "queries");
+    if (oversample && !(*oversample >= 1)) {
+        throw InvalidInput("oversample: " + std::to_string(*oversample) + " given, expected at least 1");
+    }
+    std::vector<float> vectors(queries.n * queries.dim);
+    queries.to_f32(0, queries.n, vectors.data());
+    check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
+
+    const auto now = state();
+    const size_t count = now->count.load(std::memory_order_acquire);
+    SearchResult out{k, {}, {}, std::vector<int64_t>(queries.n), ""};
+    if (queries.n != 0 && k > std::numeric_limits<size_t>::max() / 16 / queries.n) throw std::bad_alloc();
+    out.ids.assign(queries.n * k, -1);
+    out.scores.assign(queries.n * k, std::numeric_limits<float>::quiet_NaN());
+
+    std::optional<Bitmap> rebuilt;
+    const Bitmap* allowed = rows_of(*now, filter, rebuilt);
+    const size_t candidates = allowed ? std::min(allowed->count(), count) : count;
+    const bool rerank = rerank_ && !exhaustive;
+    const bool finest = rerank_ && exhaustive;
+    const double wanted = static_cast<double>(k) * (rerank ? oversample.value_or(options_.oversample) : 1.0);
+    Plan plan{};
+    plan.k = static_cast<size_t>(std::min(std::ceil(wanted), static_cast<double>(candidates)));
+    plan.admission = {&now->live, allowed};
+    plan.codec = finest ? rerank_.get() : codec_.get();
+    plan.rows = finest ? &*now->rerank : &now->rows;
+    plan.screen = !finest && options_.screen && now->screened.load(std::memory_order_acquire) > 0;
+    plan.listed = allowed != nullptr && candidates * 16 < count;
+    plan.count = count;
+    out.plan = plan.listed ? "filtered rows, " + std::string(plan.codec->name())
+                           : std::string(plan.screen ? "screened scan, " : "scan, ") + std::string(plan.codec->name());
+    if (rerank) out.plan += ", rerank " + std::string(rerank_->name());
+    if (queries.n == 0 || plan.k == 0) return out;
+
+    std::vector<uint32_t> listed;
+    if (plan.listed) {
+        const auto& words = allowed->words();
+        for (size_t w = 0; w < words.size(); ++w) {
+            for (uint64_t left = words[w]; left != 0; left &= left - 1) {
+                const size_t row = w * 64 + static_cast<size_t>(std::countr_zero(left));
+                if (row < count && now->live.contains(row)) listed.push_back(static_cast<uint32_t>(row));
+            }
+        }
+    }
+
+    // Queries are split over the threads; where they are fewer than a tile for each, rows are.
+    const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
+    const size_t tile = kernels::kTile;
+    size_t part_queries = std::min(kPartQueries, (queries.n + threads - 1) / threads);
+    size_t row_parts = 1;
+    if (queries.n >= threads * tile) {
+        part_queries = (part_queries + tile - 1) / tile * tile;
+    } else if (!plan.listed) {
+        part_queries = std::min(queries.n, kPartQueries);
+        row_parts = std::min(threads, std::max<size_t>(1, count / kPartRows));
+    }
+    const size_t query_parts = (queries.n + part_queries - 1) / part_queries;
+    const size_t rows_per_part = ((count + row_parts - 1) / row_parts + kGroup - 1) / kGroup * kGroup;
+
+    std::mutex merging;
+    std::vector<std::unique_ptr<Part>> waiting(query_parts);  // parts that wait for the others of their queries
+    std::vector<size_t> missing(query_parts, row_parts);
+    const auto finish = [&](Part& part) {
+        std::unique_ptr<Query> finer;
+        if (rerank) finer = rerank_->prepare(vectors.data() + part.first_query * queries.dim, part.queries);
+        for (size_t q = 0; q < part.queries; ++q) {
+            std::vector<Candidate>& hits = part.best->finish(q);
+            if (rerank) {
+                for (Candidate& c : hits) c.exact = std::numeric_limits<double>::quiet_NaN();
+                Settler(*finer, *now->rerank)(q, hits);
+                keep_best(hits, k, *now->ids);
+            }
+            const size_t at = (part.first_query + q) * k;
+            for (size_t i = 0; i < hits.size(); ++i) {
+                out.ids[at + i] = now->ids->id_of(hits[i].row);
+                out.scores[at + i] = api_score(options_.metric, hits[i].exact);
+            }
+            out.counts[part.first_query + q] = static_cast<int64_t>(hits.size());
+        }
+    };
+    Run parts_run{threads, run.poll};
+    parallel_for(query_parts * row_parts, parts_run, [&](size_t item) {
+        auto part = std::make_unique<Part>();
+        part->first_query = item / row_parts * part_queries;
+        part->queries = std::min(part_queries, queries.n - part->first_query);
+        part->first_row = item % row_parts * rows_per_part;
+        part->last_row = std::min(count, part->first_row + rows_per_part);
+        const float* own = vectors.data() + part->first_query * queries.dim;
+        part->query = plan.codec->prepare(own, part->queries);
+        if (plan.screen && !plan.listed) part->screen = now->screen->prepare(own, part->queries);
+        part->best.emplace(part->queries, plan.k, plan.admission, Settler(*part->query, *plan.rows), *now->ids);
+        if (plan.listed) {
+            const Settler settler(*part->query, *plan.rows);
+            std::vector<double> exact(listed.size());
+            for (size_t q = 0; q < part->queries; ++q) {
+                settler(q, listed.data(), listed.size(), exact.data());
+                for (size_t i = 0; i < listed.size(); ++i) part->best->offer_settled(q, listed[i], exact[i]);
+            }
+        } else if (part->first_row < part->last_row) {
+            search_part(*now, *part, plan);
+        }
+        {
+            const std::lock_guard lock(merging);
+            std::unique_ptr<Part>& first = waiting[item / row_parts];
+            if (first) {
+                first->best->merge(*part->best);
+            } else {
+                first = std::move(part);
+            }
+            if (--missing[item / row_parts] > 0) return;
+            part = std::move(first);
+        }
+        finish(*part);
+    });
+    return out;
+}
+
+RangeResult Flat::range_search(const Vectors& queries, double radius, const Filter* filter, const Run& run) const {
+    check_dim(queries.dim, options_.dim, "queries");
+    if (std::isnan(radius)) throw InvalidInput("radius: NaN given, expected a number");
+    std::vector<float> vectors(queries.n * queries.dim);
+    queries.to_f32(0, queries.n, vectors.data());
+    check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
+    const auto now = state();
+    const size_t count = now->count.load(std::memory_order_acquire);
+    std::optional<Bitmap> rebuilt;
+    const Admission admission{&now->live, rows_of(*now, filter, rebuilt)};
+    const bool finest = rerank_ != nullptr;
+    const Codec& codec = finest ? *rerank_ : *codec_;
+    const RowStore& rows = finest ? *now->rerank : now->rows;
+    const size_t screened = finest ? 0 : now->screened.load(std::memory_order_acquire);
+
+    // Scores are compared as the user sees them, in float32; the bound is a little wider.
+    const auto limit = static_cast<float>(radius);
+    const double distance = core_distance(options_.metric, limit);
+    const auto bound = static_cast<float>(distance + std::abs(distance) * 1e-6 + 1e-37);
+    const auto within = [&](float score) {
+        return options_.metric == Metric::l2 ? score <= limit : score >= limit;
+    };
+
+    std::vector<std::vector<std::pair<int64_t, float>>> found(queries.n);
+    const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
+    constexpr size_t kQueries = 4 * kernels::kTile;
+    const size_t part_queries = std::max<size_t>(1, std::min(kQueries, (queries.n + threads - 1) / threads));
+    parallel_for((queries.n + part_queries - 1) / part_queries, {threads, run.poll}, [&](size_t item) {
+        const size_t first = item * part_queries, n = std::min(part_queries, queries.n - first);
+        const float* own = vectors.data() + first * queries.dim;
+        const auto query = codec.prepare(own, n);
+        Within inside(n, bound, admission);
+        const auto always = [](size_t) { return true; };
+        if (screened > 0) {
+            scan_range(*now->screen->prepare(own, n), *now->groups, kGroup, 0, std::min(screened, count), inside,
+                       always);
+        }
+        scan_range(*query, rows, 1, std::min(screened, count), count, inside, always);
+        const Settler settler(*query, rows);
+        for (size_t q = 0; q < n; ++q) {
+            std::vector<Candidate>& list = inside.list(q);
+            settler(q, list);
+            keep_best(list, list.size(), *now->ids);
+            for (const Candidate& c : list) {
+                const float score = api_score(options_.metric, c.exact);
+                if (within(score)) found[first + q].emplace_back(now->ids->id_of(c.row), score);
+            }
+        }
+    });
+    RangeResult out{{}, {}, {0}};
+    for (const auto& hits : found) {
+        for (const auto& [id, score] : hits) {
+            out.ids.push_back(id);
+            out.scores.push_back(score);
+        }
+        out.offsets.push_back(static_cast<int64_t>(out.ids.size()));
+    }
+    return out;
+}
+
+std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_t m, bool per_query,
+                               const Run& run) const {
+    check_dim(queries.dim, options_.dim, "queries");
+    std::vector<float> vectors(queries.n * queries.dim);
+    queries.to_f32(0, queries.n, vectors.data());
+    check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
+    const auto now = state();
+    const size_t lists = per_query ? queries.n : 1;
+    std::vector<int64_t> wanted;
+    for (size_t i = 0; i < lists * m; ++i) {
+        if (ids[i] != -1) wanted.push_back(ids[i]);
+    }
+    const std::vector<uint32_t> rows = rows_of(*now, wanted.data(), wanted.size());
+    std::vector<size_t> begin{0};  // of each list in `rows`
+    for (size_t list = 0; list < lists; ++list) {
+        const auto n = std::count_if(ids + list * m, ids + (list + 1) * m, [](int64_t id) { return id != -1; });
+        begin.push_back(begin.back() + static_cast<size_t>(n));
+    }
+    std::vector<float> out(queries.n * m, std::numeric_limits<float>::quiet_NaN());
+    const Codec& codec = rerank_ ? *rerank_ : *codec_;
+    const RowStore& store = rerank_ ? *now->rerank : now->rows;
+    const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
+    parallel_for(queries.n, {threads, run.poll}, [&](size_t q) {
+        const auto query = codec.prepare(vectors.data() + q * queries.dim, 1);
+        const size_t list = per_query ? q : 0, n = begin[list + 1] - begin[list];
+        std::vector<double> exact(n);
+        Settler(*query, store)(0, rows.data() + begin[list], n, exact.data());
+        for (size_t i = 0, at = 0; i < m; ++i) {
+            if (ids[list * m + i] != -1) out[q * m + i] = api_score(options_.metric, exact[at++]);
+        }
+    });
+    return out;
+}
+
+std::vector<float> Flat::reconstruct(const int64_t* ids, size_t n) const {
+    const auto now = state();
+    const std::vector<uint32_t> rows = rows_of(*now, ids, n);
+    std::vector<float> out(n * options_.dim);
+    const Codec& codec = rerank_ ? *rerank_ : *codec_;
+    const RowStore& store = rerank_ ? *now->rerank : now->rows;
+    for (size_t i = 0; i < n; ++i) {
+        codec.decode({store.row(rows[i]), store.row_bytes()}, nullptr, 1, out.data() + i * options_.dim);
+    }
+    return out;
+}
+
+}  // namespace nearfield
