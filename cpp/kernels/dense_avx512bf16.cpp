@@ -1,6 +1,6 @@
 // bfloat16 with the hardware's own instructions: vcvtneps2bf16 for encoding and vdpbf16ps, 32 products into 16 sums, for
-// the scan. The query is split into two bfloat16 parts (value and remainder, 16 significant bits together), so the
-// product is off by at most 2^-16 of |query| |row|; eight rows at a time share the split.
+// the scan. The query is split once per call into two bfloat16 parts (value and remainder, 16 significant bits together),
+// so the product is off by at most 2^-16 of |query| |row|.
 #include <immintrin.h>
 #include <string.h>
 
@@ -17,17 +17,15 @@ __m512 widen(__m256bh x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-struct Split {
-    __m512bh value, rest;
-    Split(const float* query, size_t left) {
-        const __mmask32 mask = first(left);
-        const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), query);
-        const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), query + (left > 16 ? 16 : 0));
-        value = _mm512_cvtne2ps_pbh(high, low);
-        rest = _mm512_cvtne2ps_pbh(_mm512_sub_ps(high, widen(_mm512_cvtneps_pbh(high))),
-                                   _mm512_sub_ps(low, widen(_mm512_cvtneps_pbh(low))));
-    }
-};
+// Up to 32 values of the query in two bfloat16 parts.
+void split(const float* query, size_t left, __m512bh* value, __m512bh* rest) {
+    const __mmask32 mask = first(left);
+    const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), query);
+    const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), query + (left > 16 ? 16 : 0));
+    *value = _mm512_cvtne2ps_pbh(high, low);
+    *rest = _mm512_cvtne2ps_pbh(_mm512_sub_ps(high, widen(_mm512_cvtneps_pbh(high))),
+                                _mm512_sub_ps(low, widen(_mm512_cvtneps_pbh(low))));
+}
 
 __m512bh load(const uint8_t* at, __mmask32 mask) {
     const __m512i bits = _mm512_maskz_loadu_epi16(mask, at);
@@ -39,29 +37,22 @@ __m512bh load(const uint8_t* at, __mmask32 mask) {
 template <bool kNorm>
 void score(const float* query, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n, size_t dim,
            float* out, float* squared) {
-    constexpr size_t kRows = 8;
-    for (size_t i = 0; i < n; i += kRows) {
-        const size_t count = n - i < kRows ? n - i : kRows;
-        const uint8_t* row[kRows];
-        __m512 sums[kRows], norms[kRows];
-        for (size_t r = 0; r < kRows; ++r) {  // a short last group repeats its last row, and does not store it
-            const size_t at = i + (r < count ? r : count - 1);
-            row[r] = data + (rows ? rows[at] : at) * stride;
-            sums[r] = norms[r] = _mm512_setzero_ps();
-        }
-        for (size_t d = 0; d < dim; d += 32) {
-            const Split q(query + d, dim - d);
-            const __mmask32 mask = first(dim - d);
-            for (size_t r = 0; r < kRows; ++r) {
-                const __m512bh x = load(row[r] + d * 2, mask);
-                sums[r] = _mm512_dpbf16_ps(_mm512_dpbf16_ps(sums[r], q.value, x), q.rest, x);
-                if constexpr (kNorm) norms[r] = _mm512_dpbf16_ps(norms[r], x, x);
-                _mm_prefetch(reinterpret_cast<const char*>(row[r] + d * 2 + kRows * stride), _MM_HINT_T0);
+    constexpr size_t kPanel = 2048, kStep = 32;  // dimensions split at a time (8 KiB of parts), per instruction
+    __m512bh value[kPanel / kStep], rest[kPanel / kStep];
+    for (size_t panel = 0; panel < dim; panel += kPanel) {
+        const size_t width = dim - panel < kPanel ? dim - panel : kPanel;
+        for (size_t d = 0; d < width; d += kStep) split(query + panel + d, width - d, &value[d / kStep], &rest[d / kStep]);
+        for (size_t i = 0; i < n; ++i) {
+            const uint8_t* row = data + (rows ? rows[i] : i) * stride + panel * 2;
+            __m512 sum = _mm512_setzero_ps(), low_sum = _mm512_setzero_ps(), norm = _mm512_setzero_ps();
+            for (size_t d = 0; d < width; d += kStep) {
+                const __m512bh x = load(row + d * 2, first(width - d));
+                sum = _mm512_dpbf16_ps(sum, value[d / kStep], x);
+                low_sum = _mm512_dpbf16_ps(low_sum, rest[d / kStep], x);
+                if constexpr (kNorm) norm = _mm512_dpbf16_ps(norm, x, x);
             }
-        }
-        for (size_t r = 0; r < count; ++r) {
-            out[i + r] = _mm512_reduce_add_ps(sums[r]);
-            if constexpr (kNorm) squared[i + r] = _mm512_reduce_add_ps(norms[r]);
+            out[i] = (panel == 0 ? 0.0f : out[i]) + _mm512_reduce_add_ps(_mm512_add_ps(sum, low_sum));
+            if constexpr (kNorm) squared[i] = (panel == 0 ? 0.0f : squared[i]) + _mm512_reduce_add_ps(norm);
         }
     }
 }

@@ -43,26 +43,21 @@ void score(const int8_t* query, const uint8_t* data, size_t stride, const uint32
         sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), _mm512_maskz_loadu_epi8(first(dim - d), query + d));
     }
     const int32_t correction = T::bias * _mm512_reduce_add_epi32(sums);
-    size_t i = 0;
-    for (; i < n; i += 4) {
-        const size_t count = n - i < 4 ? n - i : 4;
-        const uint8_t* row[4];
-        for (size_t r = 0; r < 4; ++r) {  // a short last group repeats its last row, and does not store it
-            const size_t at = i + (r < count ? r : count - 1);
-            row[r] = data + (rows ? rows[at] : at) * stride;
+    for (size_t i = 0; i < n; ++i) {
+        const uint8_t* row = data + (rows ? rows[i] : i) * stride;
+        Accumulator<T, kNorm> even, odd;
+        size_t d = 0;
+        for (; d + 128 <= dim; d += 128) {
+            even.add(_mm512_loadu_si512(query + d), _mm512_loadu_si512(row + d));
+            odd.add(_mm512_loadu_si512(query + d + 64), _mm512_loadu_si512(row + d + 64));
         }
-        Accumulator<T, kNorm> acc[4];
-        for (size_t d = 0; d < dim; d += 64) {
+        for (; d < dim; d += 64) {
             const __mmask64 mask = first(dim - d);
-            const __m512i q = _mm512_maskz_loadu_epi8(mask, query + d);
-            for (size_t r = 0; r < 4; ++r) {
-                acc[r].add(q, _mm512_maskz_loadu_epi8(mask, row[r] + d));
-                _mm_prefetch(reinterpret_cast<const char*>(row[r] + d + 8 * stride), _MM_HINT_T0);
-            }
+            even.add(_mm512_maskz_loadu_epi8(mask, query + d), _mm512_maskz_loadu_epi8(mask, row + d));
         }
-        for (size_t r = 0; r < count; ++r) {
-            out[i + r] = _mm512_reduce_add_epi32(acc[r].dot) - correction;
-            if constexpr (kNorm) squared[i + r] = static_cast<uint32_t>(_mm512_reduce_add_epi32(acc[r].norm));
+        out[i] = _mm512_reduce_add_epi32(_mm512_add_epi32(even.dot, odd.dot)) - correction;
+        if constexpr (kNorm) {
+            squared[i] = static_cast<uint32_t>(_mm512_reduce_add_epi32(_mm512_add_epi32(even.norm, odd.norm)));
         }
     }
 }
