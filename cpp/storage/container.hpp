@@ -75,7 +75,7 @@ class Container {
   public:
     // Reads the file into memory and verifies all of it; or maps it, and verifies the header and the tensors of up to
     // 64 KiB, and with `verify_all` the others too. Nobody may shorten or rewrite a mapped file in place; replacing it
-    // with write_container is safe.
+    // with write_container is safe (on Windows it is refused).
     static std::shared_ptr<const Container> open(const std::filesystem::path& path, bool map, bool verify_all);
 
     // The same from memory, all verified: the tensors lie within `bytes`, which `owner` keeps alive and unchanged, or

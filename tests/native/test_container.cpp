@@ -200,7 +200,7 @@ void test_checksum() {
 
 void test_round_trip() {
     const TemporaryDirectory directory;
-    const fs::path path = directory.path / "gr\xC3\xBC\xC3\x9F.nearfield";
+    const fs::path path = directory.path / u8"gr\u00FC\u00DF.nearfield";
     for (uint64_t large_rows : {0u, 1u, 1999u}) {
         const Sample sample(3, large_rows);
         nearfield::write_container(path, sample.tensors, sample.metadata);
@@ -218,13 +218,18 @@ void test_round_trip() {
             CHECK(holds(*Container::from_bytes(std::span(*shifted).subspan(shift), shifted), sample));
         }
     }
-    // A mapped file lives on when it is replaced.
-    const Sample old_sample(4), new_sample(5);
+    const Sample old_sample(4);
     nearfield::write_container(path, old_sample.tensors, old_sample.metadata);
     const auto mapped = Container::open(path, true, false);
+#ifndef _WIN32
+    // A mapped file lives on when it is replaced.
+    const Sample new_sample(5);
     nearfield::write_container(path, new_sample.tensors, new_sample.metadata);
     CHECK(holds(*mapped, old_sample) && holds(*Container::open(path, true, false), new_sample));
-
+#else
+    CHECK(system_error_of([&] { nearfield::write_container(path, {}, {}); }, path) != 0);
+    CHECK(holds(*mapped, old_sample) && holds(*Container::open(path, true, false), old_sample));
+#endif
     CHECK(mapped->find("absent") == nullptr && mapped->find("_pad0") == nullptr);
     CHECK(contains(format_error_of([&] { mapped->tensor("absent"); }), "tensor 'absent': it is missing"));
     CHECK(contains(format_error_of([&] { mapped->metadata("absent"); }), "metadata 'absent': it is missing"));
@@ -628,6 +633,13 @@ void test_links_and_mode() {
 }
 #endif
 
+// Whether the last call of a save syncs the directory, when the new file is in place.
+#ifdef _WIN32
+constexpr bool kSyncsDirectory = false;
+#else
+constexpr bool kSyncsDirectory = true;
+#endif
+
 void test_failing_saves() {
     const TemporaryDirectory directory;
     const fs::path path = directory.path / "index";
@@ -647,8 +659,7 @@ void test_failing_saves() {
             CHECK(system_error_of([&] { save(new_sample); }, path) == ENOSPC);
             CHECK(storage::fault_calls() == call);
             storage::set_fault(storage::Fault::off);
-            // The last call syncs the directory, when the new file is in place.
-            const bool replaced = call == calls;
+            const bool replaced = kSyncsDirectory && call == calls;
             CHECK(directory.files() == (exists || replaced ? 1 : 0));
             if (exists || replaced)
                 CHECK(holds(*Container::open(path, false, true), replaced ? new_sample : old_sample));
