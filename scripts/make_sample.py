@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = ROOT / "scripts" / "sample_questions.json"
 DATA = ROOT / "python" / "nearfield" / "data"
 
-# 64 dimensions and 16 tokens answer as many questions as 96 and 32 do, in half the space.
+# 64 dimensions and 16 tokens answer as many questions within ten hits as 96 and 32 do, in half the space.
 TOKEN_DIM = 64
 TOKENS_PER_TEXT = 16
 TOKEN_SCALE = 1 / 127
