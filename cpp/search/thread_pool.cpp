@@ -53,19 +53,25 @@ struct Job {
 };
 
 class Pool {
-   public:
-    // Asks `count` workers for help with a job.
-    void call(const std::shared_ptr<Job>& job, size_t count) {
+  public:
+    // Asks `count` workers for help with a job. Fewer or none come when the system has no thread or memory left for
+    // them: whoever calls can do all the work alone.
+    void call(const std::shared_ptr<Job>& job, size_t count) noexcept {
         const std::lock_guard lock(mutex_);
-        for (size_t i = 0; i < count; ++i) queue_.push_back(job);
-        while (workers_ < std::min(queue_.size(), usable_cpus())) {
-            std::thread([this] { serve(); }).detach();
-            ++workers_;
+        try {
+            for (size_t i = 0; i < count; ++i) queue_.push_back(job);
+            const size_t most = usable_cpus();
+            while (idle_ < queue_.size() && workers_ < most) {
+                std::thread([this] { serve(); }).detach();
+                ++workers_;
+                ++idle_;
+            }
+        } catch (const std::exception&) {
         }
         ready_.notify_all();
     }
 
-   private:
+  private:
     void serve() {
         for (;;) {
             std::shared_ptr<Job> job;
@@ -74,29 +80,36 @@ class Pool {
                 ready_.wait(lock, [this] { return !queue_.empty(); });
                 job = std::move(queue_.front());
                 queue_.pop_front();
+                --idle_;
             }
-            {
-                const std::lock_guard lock(job->mutex);
-                if (job->next.load(std::memory_order_relaxed) >= job->items || job->stop) continue;
-                ++job->busy;
-            }
-            job->help([] {});
-            const std::lock_guard lock(job->mutex);
-            --job->busy;
-            job->idle.notify_all();
+            serve(*job);
+            const std::lock_guard lock(mutex_);
+            ++idle_;
         }
+    }
+
+    static void serve(Job& job) {
+        {
+            const std::lock_guard lock(job.mutex);
+            if (job.next.load(std::memory_order_relaxed) >= job.items || job.stop) return;
+            ++job.busy;
+        }
+        job.help([] {});
+        const std::lock_guard lock(job.mutex);
+        --job.busy;
+        job.idle.notify_all();
     }
 
     std::mutex mutex_;
     std::condition_variable ready_;
     std::deque<std::shared_ptr<Job>> queue_;
-    size_t workers_ = 0;
+    size_t workers_ = 0, idle_ = 0;  // idle: not at work on a job
 };
 
 std::atomic<Pool*> current_pool{nullptr};
 
-// A forked child has none of its parent's threads, and its copy of the pool's lock may be held by one of them: the child
-// starts with a new pool. Pools are never destroyed, so that no worker outlives one.
+// A forked child has none of its parent's threads, and its copy of the pool's lock may be held by one of them: the
+// child starts with a new pool. Pools are never destroyed, so that no worker outlives one.
 Pool& pool() {
     Pool* found = current_pool.load(std::memory_order_acquire);
     if (found != nullptr) return *found;

@@ -19,16 +19,19 @@ std::optional<uint32_t> IdMap::find(int64_t id, const LiveRows& live, size_t row
         return row < rows && live.contains(row) ? std::optional(static_cast<uint32_t>(row)) : std::nullopt;
     }
     const std::lock_guard lock(mutex_);
-    if (const auto found = overlay_.find(id); found != overlay_.end()) {
-        if (found->second < rows && live.contains(found->second)) return found->second;
+    const auto [newer, newer_end] = overlay_.equal_range(id);
+    for (auto entry = newer; entry != newer_end; ++entry) {
+        const uint32_t row = entry->second;
+        // An append that failed half-way leaves entries behind, so the row is asked for its id.
+        if (row < rows && live.contains(row) && stored_id(row) == id) return row;
     }
     // The permutation may come from a file that nobody vouches for: a row beyond the end counts as no row.
-    const auto id_at = [&](uint32_t row) { return row < rows ? id_of(row) : -1; };
+    const auto id_at = [&](uint32_t row) { return row < sorted_count_ ? stored_id(row) : -1; };
     const uint32_t* end = sorted_.get() + sorted_count_;
     const uint32_t* at =
         std::lower_bound(sorted_.get(), end, id, [&](uint32_t row, int64_t wanted) { return id_at(row) < wanted; });
     for (; at != end && id_at(*at) == id; ++at) {
-        if (live.contains(*at)) return *at;
+        if (*at < rows && live.contains(*at)) return *at;
     }
     return std::nullopt;
 }
@@ -37,31 +40,34 @@ void IdMap::append(const int64_t* ids, size_t used, size_t n) {
     bool identity = !is_explicit();
     for (size_t i = 0; identity && i < n; ++i) identity = ids[i] == static_cast<int64_t>(used + i);
     if (identity) return;
-    column_.reserve(used + n, is_explicit() ? used : 0);
     const size_t first = is_explicit() ? used : 0;  // rows that no look-up knows yet
+    column_.reserve(used + n, first);
     const auto write = [&](size_t row, int64_t id) { std::memcpy(column_.writable(row), &id, sizeof(id)); };
     for (size_t row = first; row < used; ++row) write(row, static_cast<int64_t>(row));
     for (size_t i = 0; i < n; ++i) write(used + i, ids[i]);
-    explicit_.store(true, std::memory_order_release);
     constexpr size_t kOverlay = 1024;
-    if (used + n - sorted_count_ > std::max(kOverlay, (used + n) / 8)) {
-        std::vector<uint32_t> rows = sorted_rows(used + n);
-        auto sorted = std::make_shared<uint32_t[]>(rows.size());
+    const bool sort = used + n - sorted_count_ > std::max(kOverlay, (used + n) / 8);
+    std::shared_ptr<uint32_t[]> sorted;
+    if (sort) {
+        const std::vector<uint32_t> rows = sorted_rows(used + n);
+        sorted = std::make_shared<uint32_t[]>(rows.size());
         std::copy(rows.begin(), rows.end(), sorted.get());
-        const std::lock_guard lock(mutex_);
+    }
+    const std::lock_guard lock(mutex_);
+    if (sort) {
         sorted_ = std::move(sorted);
         sorted_count_ = used + n;
         overlay_.clear();
-        return;
+    } else {
+        for (size_t row = first; row < used + n; ++row) overlay_.emplace(stored_id(row), static_cast<uint32_t>(row));
     }
-    const std::lock_guard lock(mutex_);
-    for (size_t row = first; row < used + n; ++row) overlay_[id_of(row)] = static_cast<uint32_t>(row);
+    explicit_.store(true, std::memory_order_release);  // last, so that no look-up misses an id
 }
 
 std::vector<uint32_t> IdMap::sorted_rows(size_t n) const {
     std::vector<uint32_t> rows(n);
     std::iota(rows.begin(), rows.end(), 0u);
-    std::stable_sort(rows.begin(), rows.end(), [&](uint32_t a, uint32_t b) { return id_of(a) < id_of(b); });
+    std::stable_sort(rows.begin(), rows.end(), [&](uint32_t a, uint32_t b) { return stored_id(a) < stored_id(b); });
     return rows;
 }
 

@@ -38,8 +38,8 @@ RowStore::RowStore(size_t row_bytes, const std::byte* data, size_t n, std::share
 RowStore::~RowStore() {
     for (size_t i = 0; i < chunks_; ++i) {
         if (slot(i).owned) {
-            ::operator delete (const_cast<std::byte*>(slot(i).data.load(std::memory_order_relaxed)),
-                               std::align_val_t{kAlignment});
+            ::operator delete(const_cast<std::byte*>(slot(i).data.load(std::memory_order_relaxed)),
+                              std::align_val_t{kAlignment});
         }
     }
 }
@@ -51,7 +51,7 @@ RowStore::Slot& RowStore::slot(size_t chunk) const {
 
 std::byte* RowStore::allocate_chunk() const {
     const size_t bytes = chunk_rows() * row_bytes_;
-    auto* data = static_cast<std::byte*>(::operator new (bytes, std::align_val_t{kAlignment}));
+    auto* data = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kAlignment}));
 #if defined(__linux__)
     // A store's first chunk may stay almost empty; from the second on, rows are many.
     if (chunks_ > 0) madvise(data, bytes, MADV_HUGEPAGE);  // advice: nothing depends on it
