@@ -1,0 +1,382 @@
+// nearfield.h over the searches: check the arguments, call, and turn exceptions into status codes.
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "kernels/dispatch.hpp"
+#include "nearfield.h"
+#include "search/flat.hpp"
+#include "storage/container.hpp"
+
+using namespace nearfield;
+
+struct nearfield_index {
+    std::unique_ptr<Flat> flat;
+};
+
+struct nearfield_filter {
+    std::shared_ptr<Filter> filter;
+};
+
+struct nearfield_range_hits {
+    RangeResult result;
+};
+
+namespace {
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Errors
+// ---------------------------------------------------------------------------------------------------------------------
+
+thread_local std::string last_error;
+
+nearfield_status fail(nearfield_status status, const char* message) noexcept {
+    try {
+        last_error = message;
+    } catch (...) {  // no memory for a long message
+        last_error.clear();
+    }
+    return status;
+}
+
+// A write function of the caller gave up.
+struct WriteStopped : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Runs a call of the API; its exceptions become a status and a message.
+template <class Call>
+nearfield_status guarded(const Call& call) noexcept {
+    try {
+        call();
+        return NEARFIELD_OK;
+    } catch (const IdError& e) {
+        return fail(NEARFIELD_INVALID_ID, e.what());
+    } catch (const FileFormatError& e) {
+        return fail(NEARFIELD_FILE_FORMAT, e.what());
+    } catch (const std::filesystem::filesystem_error& e) {
+        return fail(NEARFIELD_IO, e.what());
+    } catch (const WriteStopped& e) {
+        return fail(NEARFIELD_IO, e.what());
+    } catch (const std::bad_alloc&) {
+        return fail(NEARFIELD_OUT_OF_MEMORY, "out of memory");
+    } catch (const std::length_error&) {  // more elements than a vector can have
+        return fail(NEARFIELD_OUT_OF_MEMORY, "out of memory");
+    } catch (const std::invalid_argument& e) {
+        return fail(NEARFIELD_INVALID_ARGUMENT, e.what());
+    } catch (const std::exception& e) {
+        return fail(NEARFIELD_INTERNAL, e.what());
+    } catch (...) {
+        return fail(NEARFIELD_INTERNAL, "unknown error");
+    }
+}
+
+// The same for calls that return a value; that of T{} stands for an error.
+template <class T, class Call>
+T value_of(const Call& call) noexcept {
+    T value{};
+    guarded([&] { value = call(); });
+    return value;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Arguments
+// ---------------------------------------------------------------------------------------------------------------------
+
+template <class T>
+T* required(T* pointer, const char* name) {
+    if (pointer == nullptr) throw InvalidInput(std::string(name) + ": NULL given");
+    return pointer;
+}
+
+// An array of n elements, which may be NULL if there are none.
+template <class T>
+T* array_of(T* pointer, size_t n, const char* name) {
+    return n == 0 ? pointer : required(pointer, name);
+}
+
+Flat& flat_of(const nearfield_index* index) { return *required(index, "index")->flat; }
+
+// The caller's options as this version knows them: fields behind the end of a shorter struct hold 0, and those of a
+// longer one, from a later version, must be 0.
+template <class Options>
+Options options_of(const Options* given) {
+    Options known{};
+    if (given == nullptr) return known;
+    constexpr size_t kLargest = 4096;
+    const size_t size = given->struct_size;
+    if (size < sizeof(size_t) || size > kLargest) {
+        throw InvalidInput("options: struct_size is " + std::to_string(size) + ", expected the size of the struct");
+    }
+    const auto* bytes = reinterpret_cast<const unsigned char*>(given);
+    if (std::any_of(bytes + std::min(sizeof(Options), size), bytes + size, [](unsigned char b) { return b != 0; })) {
+        throw InvalidInput("options: a field is set that version " NEARFIELD_VERSION " does not know");
+    }
+    std::memcpy(&known, given, std::min(sizeof(Options), size));
+    return known;
+}
+
+std::string text_or(const char* text, const char* instead) { return text != nullptr ? text : instead; }
+
+Vectors vectors_of(const nearfield_vectors* given, const char* name) {
+    required(given, name);
+    static constexpr size_t kElementBytes[kernels::kElementTypes] = {4, 2, 2, 1, 1};
+    if (given->type < 0 || given->type >= kernels::kElementTypes) {
+        throw InvalidInput(std::string(name) + ": element type " + std::to_string(given->type) +
+                           " given, expected NEARFIELD_F32 to NEARFIELD_UINT8");
+    }
+    const auto* data = static_cast<const std::byte*>(array_of(given->data, given->n, name));
+    const size_t stride = given->stride != 0 ? given->stride : given->dim * kElementBytes[given->type];
+    return {data, static_cast<kernels::ElementType>(given->type), given->n, given->dim, stride};
+}
+
+const Filter* filter_of(const nearfield_search_options& options) {
+    return options.filter != nullptr ? options.filter->filter.get() : nullptr;
+}
+
+// UTF-8 on every system.
+std::filesystem::path path_of(const char* path) { return reinterpret_cast<const char8_t*>(required(path, "path")); }
+
+template <class T>
+void copy(const std::vector<T>& values, T* out) {
+    std::copy(values.begin(), values.end(), out);
+}
+
+// Makes a handle, which is NULL after an error.
+template <class Handle, class Make>
+nearfield_status make(Handle** out, const char* name, const Make& make_value) noexcept {
+    return guarded([&] {
+        *required(out, name) = nullptr;
+        *out = new Handle{make_value()};
+    });
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Library
+// ---------------------------------------------------------------------------------------------------------------------
+
+const char* nearfield_version(void) { return NEARFIELD_VERSION; }
+
+int nearfield_abi_version(void) { return NEARFIELD_ABI_VERSION; }
+
+const char* nearfield_cpu_level(void) {
+    return value_of<const char*>([] { return kernels::active().name; });
+}
+
+const char* nearfield_last_error(void) { return last_error.c_str(); }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Making, opening and closing an index
+// ---------------------------------------------------------------------------------------------------------------------
+
+nearfield_status nearfield_create(const nearfield_index_options* options, nearfield_index** index) {
+    return make(index, "index", [&] {
+        const nearfield_index_options wanted = options_of(required(options, "options"));
+        const std::string kind = text_or(wanted.kind, "flat");
+        if (kind != "flat") throw InvalidInput("kind: \"" + kind + "\" is not one of \"flat\"");
+        FlatOptions flat;
+        flat.dim = wanted.dim;
+        flat.metric = parse_metric(text_or(wanted.metric, "cosine"));
+        flat.codec = text_or(wanted.codec, "f32");
+        flat.rerank = text_or(wanted.rerank, "");
+        if (wanted.oversample != 0) flat.oversample = wanted.oversample;
+        flat.screen = wanted.no_screen == 0;
+        return std::make_unique<Flat>(flat);
+    });
+}
+
+nearfield_status nearfield_open(const char* path, const nearfield_open_options* options, nearfield_index** index) {
+    return make(index, "index", [&] {
+        const nearfield_open_options wanted = options_of(options);
+        return Flat::load(Container::open(path_of(path), wanted.mmap != 0, wanted.verify != 0));
+    });
+}
+
+nearfield_status nearfield_open_memory(const void* data, size_t bytes, nearfield_index** index) {
+    return make(index, "index", [&] {
+        const auto* first = static_cast<const std::byte*>(array_of(data, bytes, "data"));
+        return Flat::load(Container::from_bytes({first, bytes}));
+    });
+}
+
+void nearfield_close(nearfield_index* index) { delete index; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Changing an index
+// ---------------------------------------------------------------------------------------------------------------------
+
+nearfield_status nearfield_add(nearfield_index* index, const nearfield_vectors* vectors, const int64_t* ids,
+                               int64_t* given, const nearfield_write_options* options) {
+    return guarded([&] {
+        Flat& flat = flat_of(index);
+        const std::vector<int64_t> added =
+            flat.add(vectors_of(vectors, "vectors"), ids, {options_of(options).threads, nullptr});
+        if (given != nullptr) copy(added, given);
+    });
+}
+
+nearfield_status nearfield_update(nearfield_index* index, const int64_t* ids, const nearfield_vectors* vectors,
+                                  const nearfield_write_options* options) {
+    return guarded([&] {
+        Flat& flat = flat_of(index);
+        const Vectors values = vectors_of(vectors, "vectors");
+        flat.update(array_of(ids, values.n, "ids"), values, {options_of(options).threads, nullptr});
+    });
+}
+
+nearfield_status nearfield_remove(nearfield_index* index, const int64_t* ids, size_t n) {
+    return guarded([&] { flat_of(index).remove(array_of(ids, n, "ids"), n); });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Searching
+// ---------------------------------------------------------------------------------------------------------------------
+
+nearfield_status nearfield_filter_ids(const nearfield_index* index, const int64_t* ids, size_t n,
+                                      nearfield_filter** filter) {
+    return make(filter, "filter", [&] { return flat_of(index).filter_of_ids(array_of(ids, n, "ids"), n); });
+}
+
+nearfield_status nearfield_filter_mask(const nearfield_index* index, const uint8_t* mask, size_t n,
+                                       nearfield_filter** filter) {
+    return make(filter, "filter", [&] {
+        const Flat& flat = flat_of(index);
+        array_of(mask, n, "mask");
+        const auto allowed = std::make_unique<bool[]>(n);
+        std::transform(mask, mask + n, allowed.get(), [](uint8_t byte) { return byte != 0; });
+        return flat.filter_of_mask(allowed.get(), n);
+    });
+}
+
+void nearfield_filter_free(nearfield_filter* filter) { delete filter; }
+
+nearfield_status nearfield_search(const nearfield_index* index, const nearfield_vectors* queries, size_t k,
+                                  const nearfield_search_options* options, int64_t* ids, float* scores,
+                                  int64_t* counts) {
+    return guarded([&] {
+        const Flat& flat = flat_of(index);
+        const Vectors vectors = vectors_of(queries, "queries");
+        const nearfield_search_options wanted = options_of(options);
+        const size_t places = std::min(vectors.n, k);  // 0 if either is
+        array_of(ids, places, "ids");
+        array_of(scores, places, "scores");
+        const auto oversample = wanted.oversample != 0 ? std::optional(wanted.oversample) : std::nullopt;
+        const SearchResult result =
+            flat.search(vectors, k, filter_of(wanted), oversample, wanted.exact != 0, {wanted.threads, nullptr});
+        copy(result.ids, ids);
+        copy(result.scores, scores);
+        if (counts != nullptr) copy(result.counts, counts);
+    });
+}
+
+nearfield_status nearfield_range_search(const nearfield_index* index, const nearfield_vectors* queries, double radius,
+                                        const nearfield_search_options* options, nearfield_range_hits** hits) {
+    return make(hits, "hits", [&] {
+        const Flat& flat = flat_of(index);
+        const nearfield_search_options wanted = options_of(options);
+        return flat.range_search(vectors_of(queries, "queries"), radius, filter_of(wanted), {wanted.threads, nullptr});
+    });
+}
+
+const int64_t* nearfield_range_hits_offsets(const nearfield_range_hits* hits) {
+    return hits != nullptr ? hits->result.offsets.data() : nullptr;
+}
+
+const int64_t* nearfield_range_hits_ids(const nearfield_range_hits* hits) {
+    return hits != nullptr ? hits->result.ids.data() : nullptr;
+}
+
+const float* nearfield_range_hits_scores(const nearfield_range_hits* hits) {
+    return hits != nullptr ? hits->result.scores.data() : nullptr;
+}
+
+void nearfield_range_hits_free(nearfield_range_hits* hits) { delete hits; }
+
+nearfield_status nearfield_score(const nearfield_index* index, const nearfield_vectors* queries, const int64_t* ids,
+                                 size_t m, int per_query, size_t threads, float* scores) {
+    return guarded([&] {
+        const Flat& flat = flat_of(index);
+        const Vectors vectors = vectors_of(queries, "queries");
+        const size_t places = std::min(vectors.n, m);  // 0 if either is
+        array_of(ids, per_query != 0 ? places : m, "ids");
+        array_of(scores, places, "scores");
+        copy(flat.score(vectors, ids, m, per_query != 0, {threads, nullptr}), scores);
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Looking into an index
+// ---------------------------------------------------------------------------------------------------------------------
+
+const char* nearfield_kind(const nearfield_index* index) { return index != nullptr ? "flat" : nullptr; }
+
+const char* nearfield_metric(const nearfield_index* index) {
+    return value_of<const char*>([&] { return metric_name(flat_of(index).options().metric).data(); });
+}
+
+const char* nearfield_codec(const nearfield_index* index) {
+    return value_of<const char*>([&] { return flat_of(index).options().codec.c_str(); });
+}
+
+const char* nearfield_rerank(const nearfield_index* index) {
+    return value_of<const char*>([&] { return flat_of(index).options().rerank.c_str(); });
+}
+
+size_t nearfield_dim(const nearfield_index* index) {
+    return value_of<size_t>([&] { return flat_of(index).options().dim; });
+}
+
+size_t nearfield_size(const nearfield_index* index) {
+    return value_of<size_t>([&] { return flat_of(index).size(); });
+}
+
+size_t nearfield_nbytes(const nearfield_index* index) {
+    return value_of<size_t>([&] { return flat_of(index).nbytes(); });
+}
+
+int nearfield_contains(const nearfield_index* index, int64_t id) {
+    return value_of<int>([&] { return flat_of(index).contains(id) ? 1 : 0; });
+}
+
+nearfield_status nearfield_ids(const nearfield_index* index, int64_t* ids, size_t n) {
+    return guarded([&] {
+        const std::vector<int64_t> all = flat_of(index).ids();
+        if (n != all.size()) {
+            throw InvalidInput("n: " + std::to_string(n) + " given, the index holds " + std::to_string(all.size()) +
+                               " vectors");
+        }
+        copy(all, array_of(ids, n, "ids"));
+    });
+}
+
+nearfield_status nearfield_reconstruct(const nearfield_index* index, const int64_t* ids, size_t n, float* vectors) {
+    return guarded([&] {
+        const Flat& flat = flat_of(index);
+        array_of(vectors, n, "vectors");
+        copy(flat.reconstruct(array_of(ids, n, "ids"), n), vectors);
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Saving
+// ---------------------------------------------------------------------------------------------------------------------
+
+nearfield_status nearfield_save(const nearfield_index* index, const char* path) {
+    return guarded([&] { flat_of(index).save(path_of(path)); });
+}
+
+nearfield_status nearfield_save_to(const nearfield_index* index, nearfield_write_function write, void* context) {
+    return guarded([&] {
+        required(write, "write");
+        flat_of(index).save([&](const std::byte* data, size_t bytes) {
+            const int refused = write(context, data, bytes);
+            if (refused != 0) throw WriteStopped("write: the function returned " + std::to_string(refused));
+        });
+    });
+}
