@@ -1,5 +1,6 @@
-// AVX-512 VNNI 8-bit tile: one 64-byte load holds four dimensions of 16 documents, so vpdpbusd adds into each document's
-// own 32-bit lane and no sum is ever taken across lanes. Codes are the unsigned operand (+128), the query the signed one.
+// AVX-512 VNNI 8-bit tile: one 64-byte load holds four dimensions of 16 documents, so vpdpbusd adds into each
+// document's own 32-bit lane and no sum is ever taken across lanes. Codes are the unsigned operand (+128), the query
+// the signed one.
 #include <immintrin.h>
 #include <string.h>
 
@@ -10,8 +11,8 @@ namespace {
 
 #include "kernels/tile_avx512.inc"
 
-// The running sums of kWidth queries with both halves of the group. Nested members and not an array: GCC copies an array
-// of integer registers through memory in every step, at half the speed.
+// The running sums of kWidth queries with both halves of the group. Nested members and not an array: GCC copies an
+// array of integer registers through memory in every step, at half the speed.
 template <size_t kWidth>
 struct Sums {
     Sums<kWidth - 1> before;
@@ -50,8 +51,8 @@ void products(const uint8_t* codes, const int8_t* queries, size_t fours, int32_t
 uint32_t tile_u8(const uint8_t* codes, const float* factors, size_t dim, const Tile* tile, uint32_t* survivors,
                  float* low) {
     using Products = void (*)(const uint8_t*, const int8_t*, size_t, int32_t*);
-    static constexpr Products kProducts[] = {products<1>, products<2>, products<3>, products<4>,
-                                             products<5>, products<6>, products<7>, products<8>,
+    static constexpr Products kProducts[] = {products<1>, products<2>,  products<3>,  products<4>,
+                                             products<5>, products<6>,  products<7>,  products<8>,
                                              products<9>, products<10>, products<11>, products<12>};
     alignas(64) int32_t sums[kTile * kGroup];
     kProducts[tile->width - 1](codes, static_cast<const int8_t*>(tile->queries), (dim + 3) / 4, sums);
