@@ -1,6 +1,7 @@
 #include "search/flat.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -16,6 +17,11 @@ using kernels::kGroup;
 namespace {
 
 constexpr size_t kBatchRows = 256;  // rows converted and encoded at a time
+
+uint64_t new_version() {
+    static std::atomic<uint64_t> last{0};
+    return ++last;
+}
 
 }  // namespace
 
@@ -37,7 +43,7 @@ Flat::Flat(FlatOptions options, std::unique_ptr<Codec> codec) : options_(std::mo
     }
     // Integer codes are already what a screen would make of them.
     if (options_.codec == "int8" || options_.codec == "uint8") options_.screen = false;
-    state_ = std::make_shared<State>(*codec_, rerank_.get(), 0);
+    newest_ = std::make_unique<Snapshot>(Snapshot{std::make_shared<State>(*codec_, rerank_.get()), {}, 0, new_version()});
 }
 
 Flat::~Flat() = default;
@@ -58,29 +64,27 @@ std::unique_ptr<Flat> Flat::over(const Vectors& vectors, Metric metric) {
     }
     const size_t row_bytes = codec->row_bytes();
     std::unique_ptr<Flat> index(new Flat(options, std::move(codec)));
-    auto state = std::make_shared<State>(row_bytes, vectors.data, vectors.n, nullptr);
-    state->live.append(0, vectors.n);
-    state->count = vectors.n;
-    index->state_ = std::move(state);
+    index->publish({std::make_shared<State>(row_bytes, vectors.data, vectors.n, nullptr), {vectors.n, 0, nullptr}, 0,
+                    new_version()});
     return index;
 }
 
-std::shared_ptr<Flat::State> Flat::state() const {
-    const std::lock_guard lock(state_mutex_);
-    return state_;
+Flat::Snapshot Flat::snapshot() const {
+    const std::lock_guard lock(published_);
+    return *newest_;
 }
 
-void Flat::publish(std::shared_ptr<State> state) const {
-    const std::lock_guard lock(state_mutex_);
-    state_ = std::move(state);
+void Flat::publish(Snapshot next) const {
+    auto newest = std::make_unique<Snapshot>(std::move(next));
+    const std::lock_guard lock(published_);
+    newest_.swap(newest);  // the old one is let go after the lock
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Writing
 // ---------------------------------------------------------------------------------------------------------------------
 
-void Flat::encode_rows(State& state, const Vectors& vectors, size_t first, size_t count) const {
-    const size_t used = state.count.load(std::memory_order_relaxed);
+void Flat::encode_rows(State& state, size_t used, const Vectors& vectors, size_t first, size_t count) const {
     std::vector<float> batch(std::min(count, kBatchRows) * options_.dim);
     for (size_t at = first; at < first + count;) {
         const size_t row = used + at;
@@ -98,37 +102,41 @@ void Flat::encode_rows(State& state, const Vectors& vectors, size_t first, size_
     }
 }
 
-void Flat::extend_screen(State& state, size_t count, const Run& run) const {
+void Flat::extend_screen(State& state, size_t screened, size_t count, const Run& run) const {
     if (!options_.screen || count < kScreenFrom) return;
-    const size_t dim = options_.dim, done = state.screened.load(std::memory_order_relaxed);
+    const size_t dim = options_.dim;
     const auto decode = [&](size_t first, size_t n, float* out) {
         for (size_t i = 0; i < n; ++i) {
             codec_->decode({state.rows.row(first + i), state.rows.row_bytes()}, nullptr, 1, out + i * dim);
         }
     };
-    if (!state.screen) {
+    std::unique_ptr<Screen> made;  // kept only once it is complete
+    if (screened == 0) {
         std::vector<float> sample(kScreenFrom * dim);
         decode(0, kScreenFrom, sample.data());
-        state.screen.emplace(dim, options_.metric,
-                             ScreenCodec::center_of(sample.data(), kScreenFrom, dim, options_.metric));
-        state.groups.emplace(state.screen->group_bytes());
+        ScreenCodec codec(dim, options_.metric, ScreenCodec::center_of(sample.data(), kScreenFrom, dim, options_.metric));
+        const size_t group_bytes = codec.group_bytes();
+        made.reset(new Screen{std::move(codec), RowStore(group_bytes)});
     }
-    const size_t first = done / kGroup, last = count / kGroup;
-    state.groups->reserve(last, first);
+    Screen& screen = made ? *made : *state.screen;
+    const size_t first = screened / kGroup, last = count / kGroup;
+    screen.groups.reserve(last, first);
     constexpr size_t kGroupsPerItem = 32;
     parallel_for((last - first + kGroupsPerItem - 1) / kGroupsPerItem, run, [&](size_t item) {
         std::vector<float> vectors(kGroup * dim);
         const size_t begin = first + item * kGroupsPerItem, end = std::min(last, begin + kGroupsPerItem);
         for (size_t group = begin; group < end; ++group) {
             decode(group * kGroup, kGroup, vectors.data());
-            state.screen->encode_group(vectors.data(), state.groups->writable(group));
+            screen.codec.encode_group(vectors.data(), screen.groups.writable(group));
         }
     });
+    if (made) state.screen = std::move(made);
 }
 
-void Flat::append(State& state, const Vectors& vectors, const int64_t* ids, const Run& run,
-                  const std::function<void()>& before_publishing) const {
-    const size_t used = state.count.load(std::memory_order_relaxed), count = used + vectors.n;
+// Appends rows to the stores and returns the snapshot that shows them, which the caller publishes.
+Flat::Snapshot Flat::append(const Snapshot& now, const Vectors& vectors, const int64_t* ids, const Run& run) const {
+    State& state = *now.state;
+    const size_t used = now.live.count, count = used + vectors.n;
     if (count > std::numeric_limits<uint32_t>::max()) {
         throw InvalidInput("vectors: an index holds at most 4294967295 rows");
     }
@@ -136,14 +144,15 @@ void Flat::append(State& state, const Vectors& vectors, const int64_t* ids, cons
     if (state.rerank) state.rerank->reserve(count, used);
     constexpr size_t kRowsPerItem = 1024;
     parallel_for((vectors.n + kRowsPerItem - 1) / kRowsPerItem, run, [&](size_t item) {
-        encode_rows(state, vectors, item * kRowsPerItem, std::min(kRowsPerItem, vectors.n - item * kRowsPerItem));
+        const size_t first = item * kRowsPerItem;
+        encode_rows(state, used, vectors, first, std::min(kRowsPerItem, vectors.n - first));
     });
-    extend_screen(state, count, run);
-    state.live.append(used, count);
+    extend_screen(state, now.screened, count, run);
     state.ids->append(ids, used, vectors.n);
-    before_publishing();
-    state.count.store(count, std::memory_order_release);
-    if (state.screen) state.screened.store(count / kGroup * kGroup, std::memory_order_release);
+    Snapshot next = now;
+    next.live.count = count;
+    if (state.screen) next.screened = count / kGroup * kGroup;
+    return next;
 }
 
 namespace {
@@ -162,31 +171,37 @@ void check_ids(const int64_t* ids, size_t n) {
 std::vector<int64_t> Flat::add(const Vectors& vectors, const int64_t* ids, const Run& run) {
     check_dim(vectors.dim, options_.dim, "vectors");
     const std::lock_guard lock(writer_);
-    const auto now = state();
+    const Snapshot now = snapshot();
+    State& state = *now.state;
     std::vector<int64_t> given(vectors.n);
     if (ids != nullptr) {
         check_ids(ids, vectors.n);
         for (size_t i = 0; i < vectors.n; ++i) {
-            if (now->ids->find(ids[i], now->live, now->count)) throw IdError("ids: " + std::to_string(ids[i]) + " exists");
+            if (state.ids->find(ids[i], now.live, now.live.count)) {
+                throw IdError("ids: " + std::to_string(ids[i]) + " exists");
+            }
         }
         std::copy_n(ids, vectors.n, given.begin());
     } else {
-        if (now->next_id > std::numeric_limits<int64_t>::max() - static_cast<int64_t>(vectors.n)) {
-            throw InvalidInput("ids: none left after " + std::to_string(now->next_id - 1));
+        if (state.next_id > std::numeric_limits<int64_t>::max() - static_cast<int64_t>(vectors.n)) {
+            throw InvalidInput("ids: none left after " + std::to_string(state.next_id - 1));
         }
-        std::iota(given.begin(), given.end(), now->next_id);
+        std::iota(given.begin(), given.end(), state.next_id);
     }
     if (vectors.n == 0) return given;
-    append(*now, vectors, given.data(), run, [] {});
-    const int64_t largest = *std::max_element(given.begin(), given.end());
-    now->next_id = std::max(now->next_id, largest == std::numeric_limits<int64_t>::max() ? largest : largest + 1);
+    const auto [least, largest] = std::minmax_element(given.begin(), given.end());
+    Snapshot next = append(now, vectors, given.data(), run);
+    if (*least < state.next_id) next.version = new_version();  // an id may be back, in another row
+    publish(std::move(next));
+    constexpr int64_t kLast = std::numeric_limits<int64_t>::max();
+    state.next_id = std::max(state.next_id, *largest == kLast ? kLast : *largest + 1);
     return given;
 }
 
-std::vector<uint32_t> Flat::rows_of(const State& state, const int64_t* ids, size_t n) const {
+std::vector<uint32_t> Flat::rows_of(const Snapshot& now, const int64_t* ids, size_t n) const {
     std::vector<uint32_t> rows(n);
     for (size_t i = 0; i < n; ++i) {
-        const auto row = state.ids->find(ids[i], state.live, state.count.load(std::memory_order_acquire));
+        const auto row = now.state->ids->find(ids[i], now.live, now.live.count);
         if (!row) throw IdError("ids: " + std::to_string(ids[i]) + " is not in the index");
         rows[i] = *row;
     }
@@ -196,55 +211,52 @@ std::vector<uint32_t> Flat::rows_of(const State& state, const int64_t* ids, size
 void Flat::update(const int64_t* ids, const Vectors& vectors, const Run& run) {
     check_dim(vectors.dim, options_.dim, "vectors");
     const std::lock_guard lock(writer_);
-    const auto now = state();
+    const Snapshot now = snapshot();
     check_ids(ids, vectors.n);
-    const std::vector<uint32_t> rows = rows_of(*now, ids, vectors.n);
+    const std::vector<uint32_t> rows = rows_of(now, ids, vectors.n);
     if (vectors.n == 0) return;
-    append(*now, vectors, ids, run, [&] {
-        for (const uint32_t row : rows) now->live.kill(row);
-        now->dead += rows.size();
-        ++now->version;
-    });
-    compact_if_sparse(now);
+    Snapshot next = append(now, vectors, ids, run);
+    next.live = next.live.without(rows);
+    next.version = new_version();
+    publish(compacted_if_sparse(std::move(next)));
 }
 
 void Flat::remove(const int64_t* ids, size_t n) {
     const std::lock_guard lock(writer_);
-    const auto now = state();
+    Snapshot next = snapshot();
     check_ids(ids, n);
-    for (const uint32_t row : rows_of(*now, ids, n)) now->live.kill(row);
-    now->dead += n;
-    compact_if_sparse(now);
+    if (n == 0) return;
+    next.live = next.live.without(rows_of(next, ids, n));
+    publish(compacted_if_sparse(std::move(next)));
 }
 
-void Flat::compact_if_sparse(const std::shared_ptr<State>& now) const {
+Flat::Snapshot Flat::compacted_if_sparse(Snapshot now) const {
     constexpr size_t kFewest = 1024;
-    if (now->dead >= kFewest && now->dead * 4 > now->count) compact(now);
+    return now.live.dead_count >= kFewest && now.live.dead_count * 4 > now.live.count ? compacted(now) : now;
 }
 
-// Copies the live rows into a new state; readers of the old one finish on it.
-void Flat::compact(const std::shared_ptr<State>& old) const {
-    const size_t count = old->count, left = count - old->dead;
-    auto fresh = std::make_shared<State>(*codec_, rerank_.get(), old->version + 1);
+// The live rows in stores of their own; readers of the old ones finish there.
+Flat::Snapshot Flat::compacted(const Snapshot& old) const {
+    const State& from = *old.state;
+    const size_t left = old.live.size();
+    auto fresh = std::make_shared<State>(*codec_, rerank_.get());
     fresh->rows.reserve(left, 0);
     if (fresh->rerank) fresh->rerank->reserve(left, 0);
     std::vector<int64_t> ids;
     ids.reserve(left);
-    for (size_t row = 0; row < count; ++row) {
-        if (!old->live.contains(row)) continue;
-        std::memcpy(fresh->rows.writable(ids.size()), old->rows.row(row), old->rows.row_bytes());
-        if (old->rerank) {
-            std::memcpy(fresh->rerank->writable(ids.size()), old->rerank->row(row), old->rerank->row_bytes());
+    for (size_t row = 0; row < old.live.count; ++row) {
+        if (!old.live.contains(row)) continue;
+        std::memcpy(fresh->rows.writable(ids.size()), from.rows.row(row), from.rows.row_bytes());
+        if (from.rerank) {
+            std::memcpy(fresh->rerank->writable(ids.size()), from.rerank->row(row), from.rerank->row_bytes());
         }
-        ids.push_back(old->ids->id_of(row));
+        ids.push_back(from.ids->id_of(row));
     }
-    extend_screen(*fresh, left, Run{});
-    fresh->live.append(0, left);
+    extend_screen(*fresh, 0, left, Run{});
     if (left > 0) fresh->ids->append(ids.data(), 0, left);
-    fresh->next_id = old->next_id;
-    fresh->count = left;
-    if (fresh->screen) fresh->screened = left / kGroup * kGroup;
-    publish(std::move(fresh));
+    fresh->next_id = from.next_id;
+    const size_t screened = fresh->screen ? left / kGroup * kGroup : 0;
+    return {std::move(fresh), {left, 0, nullptr}, screened, new_version()};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -252,37 +264,29 @@ void Flat::compact(const std::shared_ptr<State>& old) const {
 // ---------------------------------------------------------------------------------------------------------------------
 
 std::shared_ptr<Filter> Flat::filter_of_mask(const bool* mask, size_t n) const {
-    const auto now = state();
-    const size_t count = now->count.load(std::memory_order_acquire);
-    auto filter = std::make_shared<Filter>();
-    filter->index_ = this;
-    filter->version_ = now->version;
-    filter->rows_.emplace(count);
-    size_t at = 0;
-    for (size_t row = 0; row < count; ++row) {
-        if (!now->live.contains(row)) continue;
-        if (at < n && mask[at]) {
-            filter->rows_->set(row);
-            filter->ids_.push_back(now->ids->id_of(row));
-        }
-        ++at;
-    }
-    if (at != n) {
+    const Snapshot now = snapshot();
+    if (n != now.live.size()) {
         throw InvalidInput("filter: a mask of length " + std::to_string(n) + " given, the index holds " +
-                           std::to_string(at) + " vectors");
+                           std::to_string(now.live.size()) + " vectors");
+    }
+    auto filter = std::make_shared<Filter>();
+    filter->version_ = now.version;
+    filter->rows_.emplace(now.live.count);
+    for (size_t row = 0, at = 0; row < now.live.count; ++row) {
+        if (!now.live.contains(row) || !mask[at++]) continue;
+        filter->rows_->set(row);
+        filter->ids_.push_back(now.state->ids->id_of(row));
     }
     return filter;
 }
 
 std::shared_ptr<Filter> Flat::filter_of_ids(const int64_t* ids, size_t n) const {
-    const auto now = state();
-    const size_t count = now->count.load(std::memory_order_acquire);
+    const Snapshot now = snapshot();
     auto filter = std::make_shared<Filter>();
-    filter->index_ = this;
-    filter->version_ = now->version;
-    filter->rows_.emplace(count);
+    filter->version_ = now.version;
+    filter->rows_.emplace(now.live.count);
     for (size_t i = 0; i < n; ++i) {
-        const auto row = now->ids->find(ids[i], now->live, count);
+        const auto row = now.state->ids->find(ids[i], now.live, now.live.count);
         if (!row || filter->rows_->contains(*row)) continue;
         filter->rows_->set(*row);
         filter->ids_.push_back(ids[i]);
@@ -290,35 +294,33 @@ std::shared_ptr<Filter> Flat::filter_of_ids(const int64_t* ids, size_t n) const 
     return filter;
 }
 
-size_t Flat::size() const {
-    const auto now = state();
-    return now->count.load(std::memory_order_acquire) - now->dead.load(std::memory_order_acquire);
-}
+size_t Flat::size() const { return snapshot().live.size(); }
 
 size_t Flat::nbytes() const {
-    const auto now = state();
-    const size_t count = now->count.load(std::memory_order_acquire);
-    size_t bytes = count * now->rows.row_bytes() + (count + 63) / 64 * sizeof(uint64_t) + now->ids->nbytes(count);
-    if (now->rerank) bytes += count * now->rerank->row_bytes();
-    if (const size_t screened = now->screened.load(std::memory_order_acquire)) {
-        bytes += screened / kGroup * now->groups->row_bytes() + options_.dim * sizeof(float);
+    const Snapshot now = snapshot();
+    const size_t count = now.live.count;
+    size_t bytes = count * now.state->rows.row_bytes() + now.state->ids->nbytes(count);
+    if (now.live.dead) bytes += now.live.dead->words().size() * sizeof(uint64_t);
+    if (now.state->rerank) bytes += count * now.state->rerank->row_bytes();
+    if (now.screened > 0) {
+        bytes += now.screened / kGroup * now.state->screen->groups.row_bytes() + options_.dim * sizeof(float);
     }
     return bytes;
 }
 
 std::vector<int64_t> Flat::ids() const {
-    const auto now = state();
+    const Snapshot now = snapshot();
     std::vector<int64_t> out;
-    const size_t count = now->count.load(std::memory_order_acquire);
-    for (size_t row = 0; row < count; ++row) {
-        if (now->live.contains(row)) out.push_back(now->ids->id_of(row));
+    out.reserve(now.live.size());
+    for (size_t row = 0; row < now.live.count; ++row) {
+        if (now.live.contains(row)) out.push_back(now.state->ids->id_of(row));
     }
     return out;
 }
 
 bool Flat::contains(int64_t id) const {
-    const auto now = state();
-    return now->ids->find(id, now->live, now->count.load(std::memory_order_acquire)).has_value();
+    const Snapshot now = snapshot();
+    return now.state->ids->find(id, now.live, now.live.count).has_value();
 }
 
 }  // namespace nearfield

@@ -39,8 +39,7 @@ class Filter {
     friend class Flat;
     std::vector<int64_t> ids_;
     std::optional<Bitmap> rows_;
-    uint64_t version_ = 0;  // of the index, when rows_ was made
-    const void* index_ = nullptr;
+    uint64_t version_ = 0;  // of the snapshot for which rows_ was made
 };
 
 struct SearchResult {
@@ -96,29 +95,29 @@ class Flat {
 
    private:
     struct State;
+    struct Snapshot;
     struct Part;
 
     Flat(FlatOptions options, std::unique_ptr<Codec> codec);
 
-    std::shared_ptr<State> state() const;
-    void publish(std::shared_ptr<State> state) const;
-    void append(State& state, const Vectors& vectors, const int64_t* ids, const Run& run,
-                const std::function<void()>& before_publishing) const;
-    void encode_rows(State& state, const Vectors& vectors, size_t first, size_t count) const;
-    void extend_screen(State& state, size_t count, const Run& run) const;
-    void compact(const std::shared_ptr<State>& state) const;
-    void compact_if_sparse(const std::shared_ptr<State>& state) const;
-    std::vector<uint32_t> rows_of(const State& state, const int64_t* ids, size_t n) const;
-    const Bitmap* rows_of(const State& state, const Filter* filter, std::optional<Bitmap>& rebuilt) const;
-    void search_part(const State& state, const Part& part, const struct Plan& plan) const;
+    Snapshot snapshot() const;
+    void publish(Snapshot next) const;
+    Snapshot append(const Snapshot& now, const Vectors& vectors, const int64_t* ids, const Run& run) const;
+    void encode_rows(State& state, size_t used, const Vectors& vectors, size_t first, size_t count) const;
+    void extend_screen(State& state, size_t screened, size_t count, const Run& run) const;
+    Snapshot compacted(const Snapshot& old) const;
+    Snapshot compacted_if_sparse(Snapshot now) const;
+    std::vector<uint32_t> rows_of(const Snapshot& now, const int64_t* ids, size_t n) const;
+    const Bitmap* rows_of(const Snapshot& now, const Filter* filter, std::optional<Bitmap>& rebuilt) const;
+    void search_part(const Snapshot& now, Part& part, const struct Plan& plan) const;
     template <class Write>
     void write(const Write& write) const;
 
     FlatOptions options_;
     std::unique_ptr<Codec> codec_, rerank_;
-    mutable std::mutex writer_;         // held by whoever changes the index
-    mutable std::mutex state_mutex_;    // held only to copy or swap the pointer
-    mutable std::shared_ptr<State> state_;
+    mutable std::mutex writer_;     // held by whoever changes the index
+    mutable std::mutex published_;  // held only to copy or swap what follows
+    mutable std::unique_ptr<Snapshot> newest_;
 };
 
 }  // namespace nearfield

@@ -1,6 +1,9 @@
 // Flat's files.
 #include <charconv>
+#include <iomanip>
 #include <limits>
+#include <locale>
+#include <sstream>
 
 #include "search/flat.hpp"
 #include "search/flat_state.hpp"
@@ -13,10 +16,12 @@ namespace {
 
 constexpr uint64_t kFormatVersion = 1;
 
-// The shortest decimal that reads back as the same number, whatever the locale.
-std::string shortest(double value) {
-    char text[32];
-    return {text, std::to_chars(text, text + sizeof(text), value).ptr};
+// A number as text that reads back as the same number, whatever the locale.
+std::string decimal(double value) {
+    std::ostringstream text;
+    text.imbue(std::locale::classic());
+    text << std::setprecision(17) << value;
+    return text.str();
 }
 
 template <class T>
@@ -64,10 +69,10 @@ uint64_t number(const Container& file, std::string_view key) {
 template <class Write>
 void Flat::write(const Write& write) const {
     const std::lock_guard lock(writer_);
-    if (state()->dead > 0) compact(state());
-    const auto now = state();
-    const size_t count = now->count;
-    const size_t screened = now->screened;
+    if (snapshot().live.dead_count > 0) publish(compacted(snapshot()));
+    const Snapshot now = snapshot();
+    const State& state = *now.state;
+    const size_t count = now.live.count;
     Metadata metadata{
         {"format_version", std::to_string(kFormatVersion)},
         {"library_version", NEARFIELD_VERSION},
@@ -77,24 +82,25 @@ void Flat::write(const Write& write) const {
         {"rows", std::to_string(count)},
         {"codec", options_.codec},
         {"rerank", options_.rerank},
-        {"oversample", shortest(options_.oversample)},
+        {"oversample", decimal(options_.oversample)},
         {"screen", options_.screen ? "true" : "false"},
-        {"next_id", std::to_string(now->next_id)},
+        {"next_id", std::to_string(state.next_id)},
     };
     if (options_.codec == "int8" || options_.rerank == "int8") {
         metadata["int8_row"] = "I8 at 0, F32 scale at " + std::to_string(options_.dim);
     }
-    std::vector<TensorSource> tensors{rows_tensor("vectors", *codec_, now->rows, count)};
-    if (now->rerank) tensors.push_back(rows_tensor("rerank", *rerank_, *now->rerank, count));
-    if (screened > 0) {
-        const size_t groups = screened / kGroup;
-        tensors.push_back({"screen", TensorType::u8, {groups, now->groups->row_bytes()}, now->groups->pieces(groups)});
-        tensors.push_back({"screen_center", TensorType::f32, {options_.dim}, {bytes_of(now->screen->center())}});
+    std::vector<TensorSource> tensors{rows_tensor("vectors", *codec_, state.rows, count)};
+    if (state.rerank) tensors.push_back(rows_tensor("rerank", *rerank_, *state.rerank, count));
+    if (now.screened > 0) {
+        const size_t groups = now.screened / kGroup;
+        const Screen& screen = *state.screen;
+        tensors.push_back({"screen", TensorType::u8, {groups, screen.groups.row_bytes()}, screen.groups.pieces(groups)});
+        tensors.push_back({"screen_center", TensorType::f32, {options_.dim}, {bytes_of(screen.codec.center())}});
     }
     std::vector<uint32_t> sorted;
-    if (now->ids->is_explicit()) {
-        sorted = now->ids->sorted_rows(count);
-        tensors.push_back({"ids", TensorType::i64, {count}, now->ids->column().pieces(count)});
+    if (state.ids->is_explicit()) {
+        sorted = state.ids->sorted_rows(count);
+        tensors.push_back({"ids", TensorType::i64, {count}, state.ids->column().pieces(count)});
         tensors.push_back({"ids_order", TensorType::u32, {count}, {bytes_of(sorted)}});
     }
     write(tensors, metadata);
@@ -121,7 +127,9 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
         options.metric = parse_metric(file->metadata("metric"));
         options.codec = file->metadata("codec");
         options.rerank = file->metadata("rerank");
-        options.oversample = std::stod(file->metadata("oversample"));
+        std::istringstream oversample(file->metadata("oversample"));
+        oversample.imbue(std::locale::classic());
+        if (!(oversample >> options.oversample)) throw InvalidInput("oversample: not a number");
         options.screen = file->metadata("screen") == "true";
         index = std::make_unique<Flat>(options);
     } catch (const std::logic_error& e) {
@@ -137,24 +145,32 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
     if (index->rerank_) {
         state->rerank.emplace(index->rerank_->row_bytes(), rows_of("rerank", *index->rerank_).data, count, file);
     }
-    state->live.append(0, count);
     if (file->find("ids") != nullptr) {
         const Tensor& ids = expect(*file, "ids", TensorType::i64, {count});
         const Tensor& sorted = expect(*file, "ids_order", TensorType::u32, {count});
         state->ids = std::make_unique<IdMap>(reinterpret_cast<const int64_t*>(ids.data),
                                              reinterpret_cast<const uint32_t*>(sorted.data), count, file);
     }
-    state->next_id = static_cast<int64_t>(number(*file, "next_id"));
+    const uint64_t next_id = number(*file, "next_id");
+    const int64_t largest = count == 0 ? -1 : state->ids->largest(count);
+    if (next_id > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) ||
+        (largest >= 0 && next_id < static_cast<uint64_t>(largest))) {
+        throw FileFormatError(file->name() + ": metadata \"next_id\" is " + std::to_string(next_id) +
+                              ", the largest id is " + std::to_string(largest));
+    }
+    state->next_id = static_cast<int64_t>(next_id);
+    size_t screened = 0;
     if (index->options_.screen && count >= kScreenFrom) {
         const Tensor& center = expect(*file, "screen_center", TensorType::f32, {dim});
         const auto* values = reinterpret_cast<const float*>(center.data);
-        state->screen.emplace(dim, index->options_.metric, std::vector<float>(values, values + dim));
-        const size_t groups = count / kGroup, bytes = state->screen->group_bytes();
-        state->groups.emplace(bytes, expect(*file, "screen", TensorType::u8, {groups, bytes}).data, groups, file);
-        state->screened = groups * kGroup;
+        ScreenCodec codec(dim, index->options_.metric, std::vector<float>(values, values + dim));
+        const size_t groups = count / kGroup, bytes = codec.group_bytes();
+        const Tensor& codes = expect(*file, "screen", TensorType::u8, {groups, bytes});
+        state->screen.reset(new Screen{std::move(codec), RowStore(bytes, codes.data, groups, file)});
+        screened = groups * kGroup;
     }
-    state->count = count;
-    index->state_ = std::move(state);
+    const uint64_t version = index->newest_->version;
+    index->publish({std::move(state), {count, 0, nullptr}, screened, version});
     return index;
 }
 

@@ -57,21 +57,22 @@ void scan_range(const Scanner& scanner, const RowStore& store, size_t per_code, 
 
 }  // namespace
 
-void Flat::search_part(const State& state, const Part& part, const Plan& plan) const {
-    TopK& best = const_cast<TopK&>(*part.best);
+void Flat::search_part(const Snapshot& now, Part& part, const Plan& plan) const {
+    TopK& best = *part.best;
     const auto always = [](size_t) { return true; };
     size_t first = part.first_row;
     if (plan.screen && part.screen) {
-        const size_t screened = std::min(part.last_row, state.screened.load(std::memory_order_acquire));
+        const RowStore& groups = now.state->screen->groups;
+        const size_t screened = std::min(part.last_row, now.screened);
         // The first rows show whether the bounds tell vectors apart. Where they do not, the scan starts again without
         // the screen, and has lost little; where that turns out later, the rest goes on without it.
         const size_t probe = std::min<size_t>(1024, (screened - first) / 16 / kGroup * kGroup);
-        scan_range(*part.screen, *state.groups, kGroup, first, first + probe, best, always);
+        scan_range(*part.screen, groups, kGroup, first, first + probe, best, always);
         if (probe > 0 && best.open() > static_cast<double>(probe) / 4 + 2.0 * static_cast<double>(plan.k)) {
             best.reset();
         } else {
             size_t at = first + probe;
-            scan_range(*part.screen, *state.groups, kGroup, at, screened, best, [&](size_t row) {
+            scan_range(*part.screen, groups, kGroup, at, screened, best, [&](size_t row) {
                 at = row;
                 return best.settled_early() * 50 <= (row - first) * part.queries + 50 * 1024;
             });
@@ -81,13 +82,12 @@ void Flat::search_part(const State& state, const Part& part, const Plan& plan) c
     scan_range(*part.query, *plan.rows, 1, first, part.last_row, best, always);
 }
 
-const Bitmap* Flat::rows_of(const State& state, const Filter* filter, std::optional<Bitmap>& rebuilt) const {
+const Bitmap* Flat::rows_of(const Snapshot& now, const Filter* filter, std::optional<Bitmap>& rebuilt) const {
     if (filter == nullptr) return nullptr;
-    if (filter->rows_ && filter->index_ == this && filter->version_ == state.version) return &*filter->rows_;
-    const size_t count = state.count.load(std::memory_order_acquire);
-    rebuilt.emplace(count);
+    if (filter->version_ == now.version) return &*filter->rows_;
+    rebuilt.emplace(now.live.count);
     for (const int64_t id : filter->ids_) {
-        if (const auto row = state.ids->find(id, state.live, count)) rebuilt->set(*row);
+        if (const auto row = now.state->ids->find(id, now.live, now.live.count)) rebuilt->set(*row);
     }
     return &*rebuilt;
 }
@@ -102,25 +102,26 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
     queries.to_f32(0, queries.n, vectors.data());
     check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
 
-    const auto now = state();
-    const size_t count = now->count.load(std::memory_order_acquire);
+    const Snapshot now = snapshot();
+    const State& state = *now.state;
+    const size_t count = now.live.count;
     SearchResult out{k, {}, {}, std::vector<int64_t>(queries.n), ""};
     if (queries.n != 0 && k > std::numeric_limits<size_t>::max() / 16 / queries.n) throw std::bad_alloc();
     out.ids.assign(queries.n * k, -1);
     out.scores.assign(queries.n * k, std::numeric_limits<float>::quiet_NaN());
 
     std::optional<Bitmap> rebuilt;
-    const Bitmap* allowed = rows_of(*now, filter, rebuilt);
+    const Bitmap* allowed = rows_of(now, filter, rebuilt);
     const size_t candidates = allowed ? std::min(allowed->count(), count) : count;
     const bool rerank = rerank_ && !exhaustive;
     const bool finest = rerank_ && exhaustive;
     const double wanted = static_cast<double>(k) * (rerank ? oversample.value_or(options_.oversample) : 1.0);
     Plan plan{};
     plan.k = static_cast<size_t>(std::min(std::ceil(wanted), static_cast<double>(candidates)));
-    plan.admission = {&now->live, allowed};
+    plan.admission = {&now.live, allowed};
     plan.codec = finest ? rerank_.get() : codec_.get();
-    plan.rows = finest ? &*now->rerank : &now->rows;
-    plan.screen = !finest && options_.screen && now->screened.load(std::memory_order_acquire) > 0;
+    plan.rows = finest ? &*state.rerank : &state.rows;
+    plan.screen = !finest && options_.screen && now.screened > 0;
     plan.listed = allowed != nullptr && candidates * 16 < count;
     plan.count = count;
     out.plan = plan.listed ? "filtered rows, " + std::string(plan.codec->name())
@@ -134,7 +135,7 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
         for (size_t w = 0; w < words.size(); ++w) {
             for (uint64_t left = words[w]; left != 0; left &= left - 1) {
                 const size_t row = w * 64 + static_cast<size_t>(std::countr_zero(left));
-                if (row < count && now->live.contains(row)) listed.push_back(static_cast<uint32_t>(row));
+                if (row < count && now.live.contains(row)) listed.push_back(static_cast<uint32_t>(row));
             }
         }
     }
@@ -163,12 +164,12 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
             std::vector<Candidate>& hits = part.best->finish(q);
             if (rerank) {
                 for (Candidate& c : hits) c.exact = std::numeric_limits<double>::quiet_NaN();
-                Settler(*finer, *now->rerank)(q, hits);
-                keep_best(hits, k, *now->ids);
+                Settler(*finer, *state.rerank)(q, hits);
+                keep_best(hits, k, *state.ids);
             }
             const size_t at = (part.first_query + q) * k;
             for (size_t i = 0; i < hits.size(); ++i) {
-                out.ids[at + i] = now->ids->id_of(hits[i].row);
+                out.ids[at + i] = state.ids->id_of(hits[i].row);
                 out.scores[at + i] = api_score(options_.metric, hits[i].exact);
             }
             out.counts[part.first_query + q] = static_cast<int64_t>(hits.size());
@@ -183,8 +184,8 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
         part->last_row = std::min(count, part->first_row + rows_per_part);
         const float* own = vectors.data() + part->first_query * queries.dim;
         part->query = plan.codec->prepare(own, part->queries);
-        if (plan.screen && !plan.listed) part->screen = now->screen->prepare(own, part->queries);
-        part->best.emplace(part->queries, plan.k, plan.admission, Settler(*part->query, *plan.rows), *now->ids);
+        if (plan.screen && !plan.listed) part->screen = state.screen->codec.prepare(own, part->queries);
+        part->best.emplace(part->queries, plan.k, plan.admission, Settler(*part->query, *plan.rows), *state.ids);
         if (plan.listed) {
             const Settler settler(*part->query, *plan.rows);
             std::vector<double> exact(listed.size());
@@ -193,7 +194,7 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
                 for (size_t i = 0; i < listed.size(); ++i) part->best->offer_settled(q, listed[i], exact[i]);
             }
         } else if (part->first_row < part->last_row) {
-            search_part(*now, *part, plan);
+            search_part(now, *part, plan);
         }
         {
             const std::lock_guard lock(merging);
@@ -217,14 +218,15 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Filt
     std::vector<float> vectors(queries.n * queries.dim);
     queries.to_f32(0, queries.n, vectors.data());
     check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
-    const auto now = state();
-    const size_t count = now->count.load(std::memory_order_acquire);
+    const Snapshot now = snapshot();
+    const State& state = *now.state;
+    const size_t count = now.live.count;
     std::optional<Bitmap> rebuilt;
-    const Admission admission{&now->live, rows_of(*now, filter, rebuilt)};
+    const Admission admission{&now.live, rows_of(now, filter, rebuilt)};
     const bool finest = rerank_ != nullptr;
     const Codec& codec = finest ? *rerank_ : *codec_;
-    const RowStore& rows = finest ? *now->rerank : now->rows;
-    const size_t screened = finest ? 0 : now->screened.load(std::memory_order_acquire);
+    const RowStore& rows = finest ? *state.rerank : state.rows;
+    const size_t screened = finest ? 0 : now.screened;
 
     // Scores are compared as the user sees them, in float32; the bound is a little wider.
     const auto limit = static_cast<float>(radius);
@@ -245,7 +247,7 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Filt
         Within inside(n, bound, admission);
         const auto always = [](size_t) { return true; };
         if (screened > 0) {
-            scan_range(*now->screen->prepare(own, n), *now->groups, kGroup, 0, std::min(screened, count), inside,
+            scan_range(*state.screen->codec.prepare(own, n), state.screen->groups, kGroup, 0, std::min(screened, count), inside,
                        always);
         }
         scan_range(*query, rows, 1, std::min(screened, count), count, inside, always);
@@ -253,10 +255,10 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Filt
         for (size_t q = 0; q < n; ++q) {
             std::vector<Candidate>& list = inside.list(q);
             settler(q, list);
-            keep_best(list, list.size(), *now->ids);
+            keep_best(list, list.size(), *state.ids);
             for (const Candidate& c : list) {
                 const float score = api_score(options_.metric, c.exact);
-                if (within(score)) found[first + q].emplace_back(now->ids->id_of(c.row), score);
+                if (within(score)) found[first + q].emplace_back(state.ids->id_of(c.row), score);
             }
         }
     });
@@ -277,13 +279,14 @@ std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_
     std::vector<float> vectors(queries.n * queries.dim);
     queries.to_f32(0, queries.n, vectors.data());
     check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
-    const auto now = state();
+    const Snapshot now = snapshot();
+    const State& state = *now.state;
     const size_t lists = per_query ? queries.n : 1;
     std::vector<int64_t> wanted;
     for (size_t i = 0; i < lists * m; ++i) {
         if (ids[i] != -1) wanted.push_back(ids[i]);
     }
-    const std::vector<uint32_t> rows = rows_of(*now, wanted.data(), wanted.size());
+    const std::vector<uint32_t> rows = rows_of(now, wanted.data(), wanted.size());
     std::vector<size_t> begin{0};  // of each list in `rows`
     for (size_t list = 0; list < lists; ++list) {
         const auto n = std::count_if(ids + list * m, ids + (list + 1) * m, [](int64_t id) { return id != -1; });
@@ -291,7 +294,7 @@ std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_
     }
     std::vector<float> out(queries.n * m, std::numeric_limits<float>::quiet_NaN());
     const Codec& codec = rerank_ ? *rerank_ : *codec_;
-    const RowStore& store = rerank_ ? *now->rerank : now->rows;
+    const RowStore& store = rerank_ ? *state.rerank : state.rows;
     const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
     parallel_for(queries.n, {threads, run.poll}, [&](size_t q) {
         const auto query = codec.prepare(vectors.data() + q * queries.dim, 1);
@@ -306,11 +309,12 @@ std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_
 }
 
 std::vector<float> Flat::reconstruct(const int64_t* ids, size_t n) const {
-    const auto now = state();
-    const std::vector<uint32_t> rows = rows_of(*now, ids, n);
+    const Snapshot now = snapshot();
+    const State& state = *now.state;
+    const std::vector<uint32_t> rows = rows_of(now, ids, n);
     std::vector<float> out(n * options_.dim);
     const Codec& codec = rerank_ ? *rerank_ : *codec_;
-    const RowStore& store = rerank_ ? *now->rerank : now->rows;
+    const RowStore& store = rerank_ ? *state.rerank : state.rows;
     for (size_t i = 0; i < n; ++i) {
         codec.decode({store.row(rows[i]), store.row_bytes()}, nullptr, 1, out.data() + i * options_.dim);
     }

@@ -1,7 +1,6 @@
 // What the files of Flat share: its rows as a reader sees them.
 #pragma once
 
-#include <atomic>
 #include <memory>
 #include <optional>
 
@@ -12,9 +11,15 @@
 
 namespace nearfield {
 
-// What a reader sees. Rows are only ever appended, and die at most once; what would move rows makes a new state.
+// A compact image of the first rows, in whole groups.
+struct Screen {
+    ScreenCodec codec;
+    RowStore groups;
+};
+
+// The stores of an index. Rows are only ever appended; what would move rows makes new stores.
 struct Flat::State {
-    State(const Codec& codec, const Codec* finer, uint64_t number) : rows(codec.row_bytes()), version(number) {
+    State(const Codec& codec, const Codec* finer) : rows(codec.row_bytes()) {
         if (finer != nullptr) rerank.emplace(finer->row_bytes());
     }
     State(size_t row_bytes, const std::byte* data, size_t n, std::shared_ptr<const void> owner)
@@ -22,15 +27,17 @@ struct Flat::State {
 
     RowStore rows;
     std::optional<RowStore> rerank;
-    std::optional<ScreenCodec> screen;   // both set before screened becomes positive
-    std::optional<RowStore> groups;
-    std::atomic<size_t> screened{0};     // rows in whole groups of the screen
-    LiveRows live;
+    std::unique_ptr<Screen> screen;  // for readers whose snapshot says that rows are screened
     std::unique_ptr<IdMap> ids = std::make_unique<IdMap>();
-    std::atomic<size_t> count{0};        // rows, dead ones included
-    std::atomic<size_t> dead{0};
-    int64_t next_id = 0;
-    std::atomic<uint64_t> version{0};    // grows when an id moves to another row
+    int64_t next_id = 0;             // for the writer
+};
+
+// What one search sees of an index, whatever is written meanwhile.
+struct Flat::Snapshot {
+    std::shared_ptr<State> state;
+    LiveRows live;
+    size_t screened = 0;   // rows that the screen covers
+    uint64_t version = 0;  // another one, never used before, once an id stands for another row
 };
 
 // The screen's centre is the mean of this many first rows, so that it does not depend on how the rows were added. With fewer

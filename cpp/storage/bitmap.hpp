@@ -1,13 +1,12 @@
 // Sets of rows: the live rows of an index, and the rows that a filter allows.
 #pragma once
 
-#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
-
-#include "storage/row_store.hpp"
 
 namespace nearfield {
 
@@ -23,35 +22,33 @@ class Bitmap {
         for (const uint64_t word : words_) n += static_cast<size_t>(std::popcount(word));
         return n;
     }
+    // Adds a set that is not larger.
+    Bitmap& operator|=(const Bitmap& other) {
+        for (size_t w = 0; w < other.words_.size(); ++w) words_[w] |= other.words_[w];
+        return *this;
+    }
     const std::vector<uint64_t>& words() const { return words_; }
 
   private:
     std::vector<uint64_t> words_;
 };
 
-// The live rows: a row becomes live when it is published and dies at most once, so a reader needs no lock.
-class LiveRows {
-  public:
-    LiveRows() : words_(sizeof(uint64_t)) {}
-    // For the writer: room for rows [0, n), of which those from `used` on become live.
-    void append(size_t used, size_t n) {
-        words_.reserve((n + 63) / 64, (used + 63) / 64);
-        for (size_t row = used; row < n; ++row) {
-            if (row % 64 == 0) word(row).store(0, std::memory_order_relaxed);
-            word(row).fetch_or(uint64_t{1} << (row % 64), std::memory_order_relaxed);
-        }
-    }
-    void kill(size_t row) { word(row).fetch_and(~(uint64_t{1} << (row % 64)), std::memory_order_release); }
-    bool contains(size_t row) const {
-        return (const_cast<LiveRows*>(this)->word(row).load(std::memory_order_acquire) >> (row % 64) & 1) != 0;
-    }
+// The rows of an index at one moment: rows [0, count) without the dead ones. A writer makes a new set and publishes it; a
+// reader keeps the one it began with, so it needs no lock while it searches.
+struct LiveRows {
+    size_t count = 0;
+    size_t dead_count = 0;
+    std::shared_ptr<const Bitmap> dead;  // null: none
 
-  private:
-    static_assert(sizeof(std::atomic<uint64_t>) == sizeof(uint64_t) && std::atomic<uint64_t>::is_always_lock_free);
-    std::atomic<uint64_t>& word(size_t row) {
-        return *reinterpret_cast<std::atomic<uint64_t>*>(words_.writable(row / 64));
+    bool contains(size_t row) const { return row < count && !(dead && dead->contains(row)); }
+    size_t size() const { return count - dead_count; }
+    // The same rows without some that are live.
+    LiveRows without(const std::vector<uint32_t>& rows) const {
+        auto more = std::make_shared<Bitmap>(count);
+        if (dead) *more |= *dead;
+        for (const uint32_t row : rows) more->set(row);
+        return {count, dead_count + rows.size(), std::move(more)};
     }
-    RowStore words_;
 };
 
 }  // namespace nearfield

@@ -71,6 +71,13 @@ std::vector<uint32_t> IdMap::sorted_rows(size_t n) const {
     return rows;
 }
 
+int64_t IdMap::largest(size_t rows) const {
+    if (!is_explicit()) return static_cast<int64_t>(rows) - 1;
+    const std::lock_guard lock(mutex_);
+    const uint32_t last = sorted_[sorted_count_ - 1];
+    return last < rows ? stored_id(last) : -1;
+}
+
 size_t IdMap::nbytes(size_t rows) const {
     if (!is_explicit()) return 0;
     const std::lock_guard lock(mutex_);

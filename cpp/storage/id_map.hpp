@@ -36,6 +36,8 @@ class IdMap {
     const RowStore& column() const { return column_; }
     // Rows [0, n) of an explicit map sorted by id, rows of equal id by age.
     std::vector<uint32_t> sorted_rows(size_t n) const;
+    // The largest id of rows [0, rows), all of which are live; right after opening.
+    int64_t largest(size_t rows) const;
     size_t nbytes(size_t rows) const;
 
   private:
