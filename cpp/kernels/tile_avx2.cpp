@@ -1,6 +1,6 @@
 // AVX2 tiles, float32 and 8-bit. Both walk the same bytes: a step is 128 bytes of codes (one dimension of 32 floats, or
-// four dimensions of 32 bytes) and four bytes of each query, broadcast. Sixteen registers do not hold the sums of 12
-// queries, so parts of two or three queries pass over the group one after the other; their sums rest in memory between
+// four dimensions of 32 bytes) and four bytes of each query, broadcast. Sixteen registers do not hold the sums of a
+// tile, so parts of two or three queries pass over the group one after the other; their sums rest in memory between
 // blocks of steps, and the codes of a block stay in the first-level cache for all parts.
 #include <immintrin.h>
 #include <string.h>
