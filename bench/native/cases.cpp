@@ -1,0 +1,305 @@
+#include "cases.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <utility>
+
+#include "kernels/dispatch.hpp"
+
+namespace nearfield::bench {
+
+void fill_limits_scalar(Limits* limits);
+void fill_limits_avx2(Limits* limits);
+void fill_limits_avx512(Limits* limits);
+void fill_limits_avx512vnni(Limits* limits);
+void fill_limits_avx512bf16(Limits* limits);
+void fill_limits_neon(Limits* limits);
+void fill_limits_neondot(Limits* limits);
+
+namespace {
+
+using kernels::DenseKernels;
+using kernels::kGroup;
+using kernels::KernelTable;
+
+constexpr const char* kTypeNames[] = {"f32", "f16", "bf16", "int8", "uint8"};
+constexpr size_t kTypeBytes[] = {4, 2, 2, 1, 1};
+constexpr size_t kBatch = 1024;  // rows per call: their scores stay in the first-level cache, as in a search
+
+// Copies the first `unit` bytes over the rest of the buffer; returns how many units fit.
+size_t repeat(uint8_t* buffer, size_t bytes, size_t unit) {
+    const size_t count = bytes / unit;
+    for (size_t done = 1; done < count;) {
+        const size_t more = std::min(done, count - done);
+        std::memcpy(buffer + done * unit, buffer, more * unit);
+        done += more;
+    }
+    return count;
+}
+
+std::vector<float> random_floats(size_t n) {
+    std::mt19937 generator(1);
+    std::uniform_real_distribution<float> uniform(-1, 1);
+    std::vector<float> out(n);
+    std::generate(out.begin(), out.end(), [&] { return uniform(generator); });
+    return out;
+}
+
+template <class Byte>
+std::vector<Byte> random_bytes(size_t n) {
+    std::mt19937 generator(1);
+    std::vector<Byte> out(n);
+    std::generate(out.begin(), out.end(), [&] { return static_cast<Byte>(static_cast<int>(generator() % 127) - 63); });
+    return out;
+}
+
+std::function<size_t(uint8_t*, size_t)> fill_rows(int type, size_t dim) {
+    return [=](uint8_t* buffer, size_t bytes) {
+        constexpr size_t kRows = 64;
+        const size_t row_bytes = dim * kTypeBytes[type], rows = std::min(kRows, bytes / row_bytes);
+        const std::vector<float> floats = random_floats(rows * dim);
+        for (size_t i = 0; i < rows; ++i) {
+            uint8_t* row = buffer + i * row_bytes;
+            if (type <= kernels::kBF16) {
+                kernels::by_name("scalar")->dense[type].encode(floats.data() + i * dim, dim, row);
+            } else {
+                const auto codes = random_bytes<uint8_t>(dim);
+                std::copy(codes.begin(), codes.end(), row);
+            }
+        }
+        return repeat(buffer, bytes, rows * row_bytes) * rows;
+    };
+}
+
+// A run that hands `kernel(first row, rows)` one batch after the other.
+template <class Kernel>
+std::function<void(const uint8_t*, size_t)> in_batches(size_t row_bytes, Kernel kernel) {
+    return [=](const uint8_t* buffer, size_t vectors) {
+        for (size_t first = 0; first < vectors; first += kBatch) {
+            kernel(buffer + first * row_bytes, std::min(kBatch, vectors - first));
+        }
+    };
+}
+
+class Collector {
+   public:
+    Collector(size_t dim, const KernelTable& table, const KernelTable* below)
+        : dim_(dim), table_(table), below_(below) {}
+
+    void dense(int type) {
+        const DenseKernels& kernels = table_.dense[type];
+        const std::string name = kTypeNames[type];
+        const size_t row_bytes = dim_ * kTypeBytes[type];
+        const auto n = static_cast<double>(dim_), bytes = static_cast<double>(row_bytes);
+        const Unit unit = type == kernels::kBF16 ? kUnitBF16 : kUnitF32;
+        const auto add = [&](const std::string& kernel, Unit bound, double operations, auto run) {
+            cases_.push_back({"dense", kernel + "_" + name, table_.name, bound, bytes, operations,
+                              fill_rows(type, dim_), in_batches(row_bytes, std::move(run))});
+        };
+        const auto query = std::make_shared<std::vector<float>>(random_floats(dim_));
+        const auto codes = std::make_shared<std::vector<int8_t>>(random_bytes<int8_t>(dim_));
+        const auto floats = std::make_shared<std::vector<float>>(std::max(kBatch, dim_));
+        const auto norms = std::make_shared<std::vector<float>>(kBatch);
+        const auto integers = std::make_shared<std::vector<int32_t>>(kBatch);
+        const auto squares = std::make_shared<std::vector<uint32_t>>(kBatch);
+        const size_t dim = dim_;
+
+        if (own(&DenseKernels::dot, type)) {
+            add("dot", unit, 2 * n, [=, f = kernels.dot](const uint8_t* rows, size_t count) {
+                f(query->data(), rows, row_bytes, nullptr, count, dim, floats->data(), nullptr);
+            });
+            add("dot_norm", unit, 4 * n, [=, f = kernels.dot](const uint8_t* rows, size_t count) {
+                f(query->data(), rows, row_bytes, nullptr, count, dim, floats->data(), norms->data());
+            });
+        }
+        if (own(&DenseKernels::l2, type)) {
+            add("l2", kUnitF32, 3 * n, [=, f = kernels.l2](const uint8_t* rows, size_t count) {
+                f(query->data(), rows, row_bytes, nullptr, count, dim, floats->data());
+            });
+        }
+        if (own(&DenseKernels::integer_dot, type)) {
+            add("dot", kUnitInt8, 2 * n, [=, f = kernels.integer_dot](const uint8_t* rows, size_t count) {
+                f(codes->data(), rows, row_bytes, nullptr, count, dim, integers->data(), nullptr);
+            });
+            add("dot_norm", kUnitInt8, 4 * n, [=, f = kernels.integer_dot](const uint8_t* rows, size_t count) {
+                f(codes->data(), rows, row_bytes, nullptr, count, dim, integers->data(), squares->data());
+            });
+        }
+        if (own(&DenseKernels::settle, type)) {
+            add("settle", kUnitF64, 7 * n, [=, f = kernels.settle](const uint8_t* rows, size_t count) {
+                double out[3];
+                for (size_t i = 0; i < count; ++i) f(query->data(), rows + i * row_bytes, 1.0f, dim, out);
+            });
+        }
+        if (own(&DenseKernels::decode, type)) {
+            add("decode", kUnitF32, 0, [=, f = kernels.decode](const uint8_t* rows, size_t count) {
+                for (size_t i = 0; i < count; ++i) f(rows + i * row_bytes, dim, floats->data());
+            });
+        }
+        if (own(&DenseKernels::encode, type)) {
+            const auto out = std::make_shared<std::vector<uint8_t>>(row_bytes);
+            const size_t float_bytes = dim * sizeof(float);
+            cases_.push_back({"dense", "encode_" + name, table_.name, kUnitF32, static_cast<double>(float_bytes), 0,
+                              fill_rows(kernels::kF32, dim),
+                              in_batches(float_bytes, [=, f = kernels.encode](const uint8_t* rows, size_t count) {
+                                  for (size_t i = 0; i < count; ++i) {
+                                      f(reinterpret_cast<const float*>(rows + i * float_bytes), dim, out->data());
+                                  }
+                              })});
+        }
+    }
+
+    void quantize() {
+        if (below_ && below_->quantize == table_.quantize) return;
+        const size_t dim = dim_, row_bytes = dim * sizeof(float);
+        const auto code = std::make_shared<std::vector<int8_t>>(dim);
+        cases_.push_back({"dense", "quantize", table_.name, kUnitF32, static_cast<double>(row_bytes), 0,
+                          fill_rows(kernels::kF32, dim),
+                          in_batches(row_bytes, [=, f = table_.quantize](const uint8_t* rows, size_t count) {
+                              float lengths[3];
+                              for (size_t i = 0; i < count; ++i) {
+                                  f(reinterpret_cast<const float*>(rows + i * row_bytes), dim, 127, code->data(),
+                                    lengths);
+                              }
+                          })});
+    }
+
+    void tile_f32(size_t width) {
+        if (below_ && below_->tile.f32 == table_.tile.f32) return;
+        const auto queries = std::make_shared<std::vector<float>>(random_floats(dim_ * width));
+        tile("f32", width, kUnitF32, dim_ * kGroup * sizeof(float), true, queries,
+             [f = table_.tile.f32, dim = dim_](const uint8_t* codes, const float* factors, const kernels::Tile* tile,
+                                               uint32_t* survivors, float* low) {
+                 return f(reinterpret_cast<const float*>(codes), factors, dim, tile, survivors, low);
+             });
+    }
+
+    void tile_u8(size_t width) {
+        if (below_ && below_->tile.u8 == table_.tile.u8) return;
+        const size_t padded = (dim_ + 3) / 4 * 4;
+        const auto queries = std::make_shared<std::vector<int8_t>>(random_bytes<int8_t>(padded * width));
+        tile("u8", width, kUnitInt8, padded * kGroup, false, queries,
+             [f = table_.tile.u8, dim = dim_](const uint8_t* codes, const float* factors, const kernels::Tile* tile,
+                                              uint32_t* survivors, float* low) {
+                 return f(codes, factors, dim, tile, survivors, low);
+             });
+    }
+
+    std::vector<Case> take() { return std::move(cases_); }
+
+   private:
+    template <class Member>
+    bool own(Member member, int type) const {
+        const auto kernel = table_.dense[type].*member;
+        return kernel != nullptr && (below_ == nullptr || below_->dense[type].*member != kernel);
+    }
+
+    template <class Queries, class Kernel>
+    void tile(const char* codes, size_t width, Unit unit, size_t code_bytes, bool floats,
+              std::shared_ptr<Queries> queries, Kernel kernel) {
+        const size_t group_bytes = code_bytes + kernels::kGroupFactors * sizeof(float);
+        const auto fill = [=](uint8_t* buffer, size_t bytes) {
+            if (floats) {
+                const std::vector<float> group = random_floats(group_bytes / sizeof(float));
+                std::memcpy(buffer, group.data(), group_bytes);
+            } else {
+                const auto group = random_bytes<uint8_t>(code_bytes);
+                const std::vector<float> factors = random_floats(kernels::kGroupFactors);
+                std::memcpy(buffer, group.data(), code_bytes);
+                std::memcpy(buffer + code_bytes, factors.data(), group_bytes - code_bytes);
+            }
+            return repeat(buffer, bytes, group_bytes) * kGroup;
+        };
+        // Nothing survives a bound of minus infinity: the kernel alone is measured.
+        struct Terms {
+            int32_t bias[kernels::kTile] = {};
+            float ones[kernels::kTile], bounds[kernels::kTile];
+        };
+        const auto terms = std::make_shared<Terms>();
+        std::fill(std::begin(terms->ones), std::end(terms->ones), 1.0f);
+        std::fill(std::begin(terms->bounds), std::end(terms->bounds), -std::numeric_limits<float>::infinity());
+        const auto run = [=](const uint8_t* buffer, size_t vectors) {
+            const kernels::Tile tile{width,       queries->data(), terms->bias, terms->ones,
+                                     terms->ones, terms->bounds,   0.01f};
+            uint32_t survivors[kernels::kTile];
+            float low[kernels::kTile * kGroup];
+            for (size_t group = 0; group < vectors / kGroup; ++group) {
+                const uint8_t* at = buffer + group * group_bytes;
+                kernel(at, reinterpret_cast<const float*>(at + code_bytes), &tile, survivors, low);
+            }
+        };
+        cases_.push_back({"tile", std::string("tile_") + codes + "_x" + std::to_string(width), table_.name, unit,
+                          static_cast<double>(group_bytes) / kGroup, 2.0 * static_cast<double>(dim_ * width), fill,
+                          run});
+    }
+
+    size_t dim_;
+    const KernelTable& table_;
+    const KernelTable* below_;
+    std::vector<Case> cases_;
+};
+
+}  // namespace
+
+std::vector<Case> cases(size_t dim) {
+    std::vector<Case> all;
+    const KernelTable* below = nullptr;
+    for (const std::string_view level : kernels::available()) {
+        const KernelTable* table = kernels::by_name(level);
+        Collector collector(dim, *table, below);
+        for (int type = 0; type < kernels::kElementTypes; ++type) collector.dense(type);
+        collector.quantize();
+        for (const size_t width : {size_t{1}, kernels::kTile}) {
+            collector.tile_f32(width);
+            collector.tile_u8(width);
+        }
+        for (Case& one : collector.take()) all.push_back(std::move(one));
+        below = table;
+    }
+    return all;
+}
+
+const Limits& limits_of(std::string_view level) {
+    using Fill = void (*)(Limits*);
+    static const std::vector<std::pair<std::string_view, Limits>> all = [] {
+        const std::pair<std::string_view, Fill> fills[] = {
+            {"scalar", fill_limits_scalar},
+#if defined(NEARFIELD_HAVE_AVX2)
+            {"avx2", fill_limits_avx2},
+#endif
+#if defined(NEARFIELD_HAVE_AVX512)
+            {"avx512", fill_limits_avx512},
+#endif
+#if defined(NEARFIELD_HAVE_AVX512VNNI)
+            {"avx512vnni", fill_limits_avx512vnni},
+#endif
+#if defined(NEARFIELD_HAVE_AVX512BF16)
+            {"avx512bf16", fill_limits_avx512bf16},
+#endif
+#if defined(NEARFIELD_HAVE_NEON)
+            {"neon", fill_limits_neon},
+#endif
+#if defined(NEARFIELD_HAVE_NEONDOT)
+            {"neondot", fill_limits_neondot},
+#endif
+        };
+        std::vector<std::pair<std::string_view, Limits>> out;
+        Limits limits{};
+        for (const std::string_view name : kernels::available()) {
+            for (const auto& [fills_level, fill] : fills) {
+                if (fills_level == name) fill(&limits);
+            }
+            out.emplace_back(name, limits);
+        }
+        return out;
+    }();
+    for (const auto& [name, limits] : all) {
+        if (name == level) return limits;
+    }
+    return all.front().second;
+}
+
+}  // namespace nearfield::bench

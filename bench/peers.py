@@ -1,0 +1,106 @@
+"""
+Exact search as this library and others offer it, each behind the same three lines.
+
+An adapter takes the base vectors, the metric ("ip" or "l2") and a number of threads, and answers queries with ids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .data import Floats
+from .environment import require
+
+Ids = npt.NDArray[np.int64]
+
+
+class Adapter(Protocol):
+    def __init__(self, base: Floats, metric: str, threads: int, **options: Any) -> None: ...
+
+    def search(self, queries: Floats, k: int) -> Ids: ...
+
+
+class Nearfield:
+    def __init__(self, base: Floats, metric: str, threads: int, **options: Any) -> None:
+        nearfield = require("nearfield", "bench")
+        self._threads = threads
+        self._index = nearfield.Flat(base.shape[1], metric, **options)
+        self._index.add(base, threads=threads)
+
+    def search(self, queries: Floats, k: int) -> Ids:
+        return self._index.search(queries, k, threads=self._threads).ids
+
+
+class Faiss:
+    def __init__(self, base: Floats, metric: str, threads: int) -> None:
+        faiss = require("faiss", "peers")
+        faiss.omp_set_num_threads(threads)
+        self._index = (faiss.IndexFlatL2 if metric == "l2" else faiss.IndexFlatIP)(base.shape[1])
+        self._index.add(np.ascontiguousarray(base))
+
+    def search(self, queries: Floats, k: int) -> Ids:
+        return self._index.search(queries, k)[1]
+
+
+class NumPy:
+    """Matrix product and partition, a block of queries at a time; its BLAS is given the threads by the parent."""
+
+    BLOCK = 64
+
+    def __init__(self, base: Floats, metric: str, threads: int) -> None:
+        self._base = np.array(base)
+        self._norms = np.einsum("ij,ij->i", self._base, self._base) if metric == "l2" else None
+
+    def search(self, queries: Floats, k: int) -> Ids:
+        out = np.empty((len(queries), k), np.int64)
+        for first in range(0, len(queries), self.BLOCK):
+            block = queries[first : first + self.BLOCK]
+            distances = block @ self._base.T
+            distances *= -1 if self._norms is None else -2
+            if self._norms is not None:
+                distances += self._norms
+            best = np.argpartition(distances, k, axis=1)[:, :k]
+            order = np.argsort(np.take_along_axis(distances, best, axis=1), axis=1)
+            out[first : first + self.BLOCK] = np.take_along_axis(best, order, axis=1)
+        return out
+
+
+class USearch:
+    def __init__(self, base: Floats, metric: str, threads: int) -> None:
+        index = require("usearch.index", "peers")
+        self._exact, self._threads = index.search, threads
+        self._metric = index.MetricKind.L2sq if metric == "l2" else index.MetricKind.IP
+        self._base = np.array(base)
+
+    def search(self, queries: Floats, k: int) -> Ids:
+        found = self._exact(self._base, queries, k, self._metric, exact=True, threads=self._threads)
+        return found.keys.reshape(len(queries), k).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An adapter with options, and what its process finds in the environment."""
+
+    adapter: type[Adapter]
+    options: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+# CPUs without 8-bit dot products are stood in for by the AVX2 kernels of this library, faiss and its BLAS.
+AVX2 = {"NEARFIELD_ISA": "avx2", "FAISS_OPT_LEVEL": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
+
+CONTENDERS = {
+    "nearfield": Contender(Nearfield),
+    "nearfield plain": Contender(Nearfield, {"screen": False}),
+    "nearfield avx2": Contender(Nearfield, environment=AVX2),
+    "nearfield avx2 plain": Contender(Nearfield, {"screen": False}, AVX2),
+    "faiss": Contender(Faiss),
+    "faiss avx2": Contender(Faiss, environment=AVX2),
+    "numpy": Contender(NumPy),
+    "usearch": Contender(USearch),
+}
+PACKAGES = ["nearfield", "numpy", "faiss", "usearch"]
