@@ -61,6 +61,9 @@ class DenseQuery final : public Query {
           row_scale_(row_scale),
           queries_(queries, queries + n * dim),
           terms_(n) {
+        // Distances under l2 are taken from the first query on, so that their size is that of the differences, wherever
+        // the vectors lie.
+        if (metric == Metric::l2 && !is_integer(type)) center_.assign(queries, queries + std::min(n, size_t{1}) * dim);
         // The worst case of a float32 sum of dim products (Higham, section 3.1), doubled for the division by a computed
         // length under cosine; 2^-15 more where a product of bfloat16 halves may be used.
         rounding_ = 2 * static_cast<float>(dim + 16) * 0x1p-24f + (type == kernels::kBF16 ? 0x1p-15f : 0.0f);
@@ -104,7 +107,7 @@ class DenseQuery final : public Query {
 
    private:
     struct QueryTerms {
-        double norm;          // length of the query, float64
+        double norm;          // length of the query (from the centre, where there is one)
         double offset;        // part of the distance that belongs to the query alone
         float scale, slack;   // as in kernels::Tile
         IntegerQuery rounded;  // for integer elements
@@ -114,7 +117,10 @@ class DenseQuery final : public Query {
     QueryTerms query_terms(size_t q) const {
         const float* vector = queries_.data() + q * dim_;
         double squared = 0;
-        for (size_t d = 0; d < dim_; ++d) squared += static_cast<double>(vector[d]) * vector[d];
+        for (size_t d = 0; d < dim_; ++d) {
+            const double value = vector[d] - (center_.empty() ? 0.0f : center_[d]);
+            squared += value * value;
+        }
         QueryTerms out{std::sqrt(squared), 0, 1, 1, {}};
         if (is_integer(type_)) out.rounded = round_query(vector, dim_);
         if (!(out.norm < kLongest && (out.norm > kShortest || out.norm == 0))) {
@@ -142,7 +148,10 @@ class DenseQuery final : public Query {
                 const float code_offset = type_ == kernels::kI8 ? 128.0f : 0.0f;
                 tiles_->set_u8(q, t.rounded, static_cast<float>(t.norm), code_offset, t.scale, t.slack, t.offset);
             } else {
-                tiles_->set_f32(q, queries_.data() + q * dim_, t.scale, t.slack, t.offset);
+                std::vector<float> vector(queries_.begin() + static_cast<std::ptrdiff_t>(q * dim_),
+                                          queries_.begin() + static_cast<std::ptrdiff_t>((q + 1) * dim_));
+                for (size_t d = 0; d < center_.size(); ++d) vector[d] -= center_[d];
+                tiles_->set_f32(q, vector.data(), t.scale, t.slack, t.offset);
             }
         }
     }
@@ -273,6 +282,9 @@ class DenseQuery final : public Query {
                     const std::byte* at = rows.data + (r + i) * rows.stride + d * element_bytes(type_);
                     decode(reinterpret_cast<const uint8_t*>(at), run, piece[i]);
                 }
+                for (size_t i = 0; i < 8 && !center_.empty(); ++i) {
+                    for (size_t j = 0; j < run; ++j) piece[i][j] -= center_[d + j];
+                }
                 for (size_t j = 0; j < run; ++j) {
                     float* to = out + (d + j) * kGroup + r;
                     for (size_t i = 0; i < 8; ++i) to[i] = piece[i][j];
@@ -300,8 +312,10 @@ class DenseQuery final : public Query {
             if (i < count) {
                 const std::byte* row = rows.data + i * rows.stride;
                 double sums[3];
-                settle(queries_.data(), reinterpret_cast<const uint8_t*>(row), 1.0f, dim_, sums);
-                x = document_terms(metric_, static_cast<float>(sums[1]), scale_of(row), rounding_, is_integer(type_));
+                const float* from = center_.empty() ? queries_.data() : center_.data();
+                settle(from, reinterpret_cast<const uint8_t*>(row), 1.0f, dim_, sums);
+                const auto squared = static_cast<float>(sums[center_.empty() ? 1 : 2]);
+                x = document_terms(metric_, squared, scale_of(row), rounding_, is_integer(type_));
             }
             factors[i] = x.mul;
             factors[kGroup + i] = x.add;
@@ -316,6 +330,7 @@ class DenseQuery final : public Query {
     RowScale row_scale_;
     float rounding_;
     std::vector<float> queries_;
+    std::vector<float> center_;  // empty: the origin
     std::vector<QueryTerms> terms_;
     std::optional<TiledQueries> tiles_;
 };

@@ -103,7 +103,6 @@ void Flat::encode_rows(State& state, size_t used, const Vectors& vectors, size_t
 }
 
 void Flat::extend_screen(State& state, size_t screened, size_t count, const Run& run) const {
-    if (!options_.screen || count < kScreenFrom) return;
     const size_t dim = options_.dim;
     const auto decode = [&](size_t first, size_t n, float* out) {
         for (size_t i = 0; i < n; ++i) {
@@ -143,11 +142,13 @@ Flat::Snapshot Flat::append(const Snapshot& now, const Vectors& vectors, const i
     state.rows.reserve(count, used);
     if (state.rerank) state.rerank->reserve(count, used);
     constexpr size_t kRowsPerItem = 1024;
-    parallel_for((vectors.n + kRowsPerItem - 1) / kRowsPerItem, run, [&](size_t item) {
+    const bool screens = options_.screen && count >= kScreenFrom;
+    const double encoded = screens ? 0.5 : 1.0;  // share of the work
+    parallel_for((vectors.n + kRowsPerItem - 1) / kRowsPerItem, part_of(run, 0, encoded), [&](size_t item) {
         const size_t first = item * kRowsPerItem;
         encode_rows(state, used, vectors, first, std::min(kRowsPerItem, vectors.n - first));
     });
-    extend_screen(state, now.screened, count, run);
+    if (screens) extend_screen(state, now.screened, count, part_of(run, encoded, 1));
     state.ids->append(ids, used, vectors.n);
     Snapshot next = now;
     next.live.count = count;
@@ -252,7 +253,7 @@ Flat::Snapshot Flat::compacted(const Snapshot& old) const {
         }
         ids.push_back(from.ids->id_of(row));
     }
-    extend_screen(*fresh, 0, left, Run{});
+    if (options_.screen && left >= kScreenFrom) extend_screen(*fresh, 0, left, Run{});
     if (left > 0) fresh->ids->append(ids.data(), 0, left);
     fresh->next_id = from.next_id;
     const size_t screened = fresh->screen ? left / kGroup * kGroup : 0;

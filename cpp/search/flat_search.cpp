@@ -38,6 +38,8 @@ namespace {
 // A scan works through blocks whose codes fit the second-level cache beside the queries.
 constexpr size_t kBlockBytes = size_t{192} << 10;
 constexpr size_t kPartQueries = 1024;          // queries per part of a search: a multiple of the tile width
+// Rows that a screened search settles early without doubting the screen; beyond that, 2 % of what it has scanned.
+constexpr size_t kPatience = 512;
 constexpr size_t kPartRows = size_t{1} << 15;  // rows per part, when one query is split over threads
 
 // Scans rows [first, last) in blocks; a block's codes lie side by side, `per_code` rows in each code of the store.
@@ -47,6 +49,7 @@ void scan_range(const Scanner& scanner, const RowStore& store, size_t per_code, 
     const size_t codes = std::max<size_t>(1, kBlockBytes / store.row_bytes());
     const size_t block_rows = std::max(kGroup, codes * per_code / kGroup * kGroup);
     while (first < last && go_on(first)) {
+        checkpoint();
         const size_t code = first / per_code;
         const size_t n = std::min({block_rows, last - first, store.contiguous(code) * per_code});
         collector.start_block(first);
@@ -68,15 +71,19 @@ void Flat::search_part(const Snapshot& now, Part& part, const Plan& plan) const 
         // the screen, and has lost little; where that turns out later, the rest goes on without it.
         const size_t probe = std::min<size_t>(1024, (screened - first) / 16 / kGroup * kGroup);
         scan_range(*part.screen, groups, kGroup, first, first + probe, best, always);
-        if (probe > 0 && best.open() > static_cast<double>(probe) / 4 + 2.0 * static_cast<double>(plan.k)) {
+        const auto undecided = [&] {
+            return best.open() + static_cast<double>(best.settled_early()) / static_cast<double>(part.queries);
+        };
+        if (probe > 0 && undecided() > static_cast<double>(probe / 16 + 2 * plan.k + 32)) {
             best.reset();
         } else {
-            size_t at = first + probe;
-            scan_range(*part.screen, groups, kGroup, at, screened, best, [&](size_t row) {
-                at = row;
-                return best.settled_early() * 50 <= (row - first) * part.queries + 50 * 1024;
+            size_t reached = screened;
+            scan_range(*part.screen, groups, kGroup, first + probe, screened, best, [&](size_t row) {
+                const bool pays = best.settled_early() * 50 <= (row - first) * part.queries + 50 * kPatience;
+                if (!pays) reached = row;
+                return pays;
             });
-            first = best.settled_early() * 50 > (at - first) * part.queries + 50 * 1024 ? at : screened;
+            first = reached;
         }
     }
     scan_range(*part.query, *plan.rows, 1, first, part.last_row, best, always);

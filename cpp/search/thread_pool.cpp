@@ -22,6 +22,20 @@
 namespace nearfield {
 namespace {
 
+// What `checkpoint` asks on this thread while it works for a parallel_for: whether to go on.
+thread_local const std::function<bool()>* current_check = nullptr;
+
+class Checked {
+  public:
+    explicit Checked(const std::function<bool()>& check) : before_(current_check) { current_check = &check; }
+    ~Checked() { current_check = before_; }
+    Checked(const Checked&) = delete;
+    Checked& operator=(const Checked&) = delete;
+
+  private:
+    const std::function<bool()>* before_;
+};
+
 // A parallel_for in progress; workers that come too late find no item left.
 struct Job {
     size_t items;
@@ -33,9 +47,9 @@ struct Job {
     size_t busy = 0;
     std::exception_ptr error;
 
-    // Takes items until none is left; `between` runs after each.
-    template <class Between>
-    void help(const Between& between) {
+    // Takes items until none is left or `go_on`, asked after each item and at checkpoints, says no.
+    void help(const std::function<bool()>& go_on) {
+        const Checked checked(go_on);
         while (!stop.load(std::memory_order_relaxed)) {
             const size_t item = next.fetch_add(1, std::memory_order_relaxed);
             if (item >= items) return;
@@ -47,7 +61,7 @@ struct Job {
                 stop = true;
             }
             done.fetch_add(1, std::memory_order_relaxed);
-            between();
+            go_on();
         }
     }
 };
@@ -94,7 +108,7 @@ class Pool {
             if (job.next.load(std::memory_order_relaxed) >= job.items || job.stop) return;
             ++job.busy;
         }
-        job.help([] {});
+        job.help([&job] { return !job.stop; });
         const std::lock_guard lock(job.mutex);
         --job.busy;
         job.idle.notify_all();
@@ -153,6 +167,15 @@ size_t usable_cpus() {
     return std::min(count, paid);
 }
 
+Run part_of(const Run& run, double from, double to) {
+    if (!run.poll) return run;
+    return {run.threads, [poll = run.poll, from, to](double share) { return poll(from + (to - from) * share); }};
+}
+
+void checkpoint() {
+    if (current_check != nullptr && !(*current_check)()) throw Interrupted{};
+}
+
 void parallel_for(size_t items, const Run& run, const std::function<void(size_t)>& work) {
     const size_t threads = std::min(items, run.threads == 0 ? usable_cpus() : run.threads);
     const auto job = std::make_shared<Job>();
@@ -163,20 +186,21 @@ void parallel_for(size_t items, const Run& run, const std::function<void(size_t)
     constexpr auto kEvery = std::chrono::milliseconds(50);
     auto polled = Clock::now();
     bool stopped = false;
-    const auto between = [&] {
-        if (!run.poll || stopped || Clock::now() - polled < kEvery) return;
+    const std::function<bool()> go_on = [&] {
+        if (!run.poll || stopped || Clock::now() - polled < kEvery) return !job->stop;
         polled = Clock::now();
         if (!run.poll(static_cast<double>(job->done.load()) / static_cast<double>(items))) {
             stopped = true;
             job->stop = true;
         }
+        return !job->stop;
     };
-    job->help(between);
+    job->help(go_on);
     std::unique_lock lock(job->mutex);
     while (job->busy > 0) {  // workers finish their last items
         job->idle.wait_for(lock, kEvery);
         lock.unlock();
-        between();
+        go_on();
         lock.lock();
     }
     if (job->error) std::rethrow_exception(job->error);

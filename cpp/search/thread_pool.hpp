@@ -16,6 +16,12 @@ struct Run {
     std::function<bool(double)> poll;
 };
 
+// The same run seen as a part of a longer one: progress from `from` to `to`.
+Run part_of(const Run& run, double from, double to);
+
+// For long work items to call now and then: lets the caller's poll run, and throws Interrupted once the call was stopped.
+void checkpoint();
+
 // CPUs that this process may use: the affinity mask and the control group's quota, at least 1.
 size_t usable_cpus();
 

@@ -10,7 +10,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Candidates kept per query before the list is shrunk, beyond twice k; and before they are settled because the estimates do
 // not tell them apart.
-constexpr size_t kSpare = 64, kUndecided = 1024;
+constexpr size_t kSpare = 64, kUndecided = 256;
 
 }  // namespace
 

@@ -35,7 +35,7 @@ void check_finite(const float* vectors, size_t n, size_t dim, std::string_view n
 void check_dim(size_t got, size_t expected, std::string_view name) {
     if (got != expected) {
         throw InvalidInput(std::string(name) + ": vectors of dimension " + std::to_string(got) +
-                           " given, the index holds dimension " + std::to_string(expected));
+                           " given, expected dimension " + std::to_string(expected));
     }
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ def _as_array(value: Any, name: str) -> Array:
     if isinstance(value, np.ndarray):
         return value
     if type(value).__module__.startswith("pyarrow"):
-        return _from_arrow(value)
+        return _from_arrow(value, name)
     if hasattr(value, "detach") and "bfloat16" in str(getattr(value, "dtype", "")):  # torch has it, NumPy does not
         value = value.detach().float()
     elif hasattr(value, "detach"):
@@ -35,23 +35,24 @@ def _as_array(value: Any, name: str) -> Array:
         raise ValueError(f"{name}: rows of different lengths or types cannot form an array ({error})") from None
 
 
-def _from_arrow(value: Any) -> Array:
+def _from_arrow(value: Any, name: str) -> Array:
     """A column of fixed-size or equally long lists as (n, dim), any other column as it is."""
     if hasattr(value, "combine_chunks"):
         value = value.combine_chunks()
-    if not hasattr(value, "flatten") or not hasattr(value, "null_count"):
-        return np.asarray(value)
     if value.null_count:
-        raise ValueError(f"Arrow column: {value.null_count} entries are null")
-    if not (str(value.type).startswith(("fixed_size_list", "list", "large_list"))):
+        raise ValueError(f"{name}: {value.null_count} entries of the Arrow column are null")
+    if not str(value.type).startswith(("fixed_size_list", "list", "large_list")):
         return np.asarray(value.to_numpy(zero_copy_only=False))
-    rows = len(value)
-    flat = np.asarray(value.flatten().to_numpy(zero_copy_only=False))
-    if rows == 0:
-        return flat.reshape(0, getattr(value.type, "list_size", 0))
-    if flat.size % rows or any(len(value[i]) * rows != flat.size for i in range(rows)):
-        raise ValueError("Arrow column: lists of different lengths cannot form vectors")
-    return flat.reshape(rows, flat.size // rows)
+    elements = value.flatten()
+    if elements.null_count:
+        raise ValueError(f"{name}: {elements.null_count} elements of the Arrow column are null")
+    flat = np.asarray(elements.to_numpy(zero_copy_only=False))
+    if hasattr(value.type, "list_size"):
+        return flat.reshape(len(value), value.type.list_size)
+    lengths = np.unique(np.diff(np.asarray(value.offsets)))
+    if len(lengths) > 1:
+        raise ValueError(f"{name}: lists of {lengths[0]} to {lengths[-1]} elements in the Arrow column cannot be rows")
+    return flat.reshape(len(value), lengths[0] if len(lengths) else 0)
 
 
 def vectors(value: Any, name: str) -> tuple[Array, str]:
@@ -104,22 +105,46 @@ def flat_ids(value: Any, name: str = "ids") -> npt.NDArray[np.int64]:
 def count(value: Any, name: str) -> int:
     """A whole number, zero or more."""
     try:
-        number = operator.index(value)
+        whole = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: {value!r} given, expected a whole number") from None
-    if number < 0:
-        raise ValueError(f"{name}: {number} given, expected at least 0")
-    return number
+    if not 0 <= whole < 2**63:
+        raise ValueError(f"{name}: {whole} given, expected at least 0" + (", below 2**63" if whole > 0 else ""))
+    return whole
+
+
+def number(value: Any, name: str) -> float:
+    """A real number."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}: {value!r} given, expected a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: {value!r} given, expected a number") from None
+
+
+def text(value: Any, name: str) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {value!r} given, expected a string")
+    return value
+
+
+def progress(value: Any) -> Progress | None:
+    """A function of one number, or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"progress: {value!r} given, expected a function of the share that is done")
+    return cast("Progress | None", value)
 
 
 def threads(value: int | None) -> int:
     """A number of threads; None is 0, the core's word for its default."""
     if value is None:
         return 0
-    number = count(value, "threads")
-    if number == 0:
+    wanted = count(value, "threads")
+    if wanted == 0:
         raise ValueError("threads: 0 given, expected at least 1, or None for all that this process may use")
-    return number
+    return wanted
 
 
 def path_of(target: Any) -> str | None:

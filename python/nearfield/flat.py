@@ -76,7 +76,15 @@ class Flat:
         screen: bool = True,
     ) -> None:
         size = _inputs.count(dim, "dim")
-        self._core = _core.Flat(size, metric, codec, rerank or "", float(oversample), bool(screen))
+        finer = "" if rerank is None else _inputs.text(rerank, "rerank")
+        self._core = _core.Flat(
+            size,
+            _inputs.text(metric, "metric"),
+            _inputs.text(codec, "codec"),
+            finer,
+            _inputs.number(oversample, "oversample"),
+            bool(screen),
+        )
 
     @classmethod
     def _of(cls, core: _core.Flat) -> Flat:
@@ -125,7 +133,7 @@ class Flat:
         """
         array, element = self._vectors(vectors, "vectors")
         given = None if ids is None else _inputs.flat_ids(ids)
-        return self._core.add(array, element, given, _inputs.threads(threads), progress)
+        return self._core.add(array, element, given, _inputs.threads(threads), _inputs.progress(progress))
 
     def update(
         self,
@@ -153,7 +161,7 @@ class Flat:
             As for `add`.
         """
         array, element = self._vectors(vectors, "vectors")
-        self._core.update(_inputs.flat_ids(ids), array, element, _inputs.threads(threads), progress)
+        self._core.update(_inputs.flat_ids(ids), array, element, _inputs.threads(threads), _inputs.progress(progress))
 
     def remove(self, ids: npt.ArrayLike) -> None:
         """
@@ -217,7 +225,7 @@ class Flat:
         """
         array, element = self._vectors(queries, "queries")
         places = _inputs.count(k, "k")
-        wanted = None if oversample is None else float(oversample)
+        wanted = None if oversample is None else _inputs.number(oversample, "oversample")
         found = self._core.search(
             array, element, places, self._filter(filter), wanted, bool(exact), _inputs.threads(threads)
         )
@@ -252,7 +260,8 @@ class Flat:
             As for `search`, and for a radius that is NaN.
         """
         array, element = self._vectors(queries, "queries")
-        found = self._core.range_search(array, element, float(radius), self._filter(filter), _inputs.threads(threads))
+        limit = _inputs.number(radius, "radius")
+        found = self._core.range_search(array, element, limit, self._filter(filter), _inputs.threads(threads))
         return RangeHits(*found)
 
     def score(

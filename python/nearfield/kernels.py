@@ -47,7 +47,7 @@ def scores(
     """
     q, q_type = _inputs.vectors(queries, "queries")
     x, x_type = _rows(vectors, "vectors")
-    return _core.scores(q, q_type, x, x_type, metric, _inputs.threads(threads))
+    return _core.scores(q, q_type, x, x_type, _inputs.text(metric, "metric"), _inputs.threads(threads))
 
 
 def knn(
@@ -84,7 +84,8 @@ def knn(
     """
     q, q_type = _inputs.vectors(queries, "queries")
     x, x_type = _rows(vectors, "vectors")
-    return Hits(*_core.knn(q, q_type, x, x_type, _inputs.count(k, "k"), metric, _inputs.threads(threads)))
+    name = _inputs.text(metric, "metric")
+    return Hits(*_core.knn(q, q_type, x, x_type, _inputs.count(k, "k"), name, _inputs.threads(threads)))
 
 
 def topk(
