@@ -12,6 +12,7 @@ namespace {
 struct F32 {
     using Vector = float32x4_t;
     using Codes = float32x4_t;
+    static void start(const Tile* tile, size_t, uint8_t* sums) { memset(sums, 0, tile->width * kStepBytes); }
     static Vector load(const uint8_t* at) { return vreinterpretq_f32_u8(vld1q_u8(at)); }
     static void store(uint8_t* at, Vector x) { vst1q_u8(at, vreinterpretq_u8_f32(x)); }
     static Codes load_codes(const uint8_t* at) { return load(at); }
