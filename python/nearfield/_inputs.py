@@ -10,8 +10,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-#: The core's name for each NumPy element type that it reads without a conversion.
-_ELEMENT_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "int8", "uint8": "uint8"}
+#: The core's name for each element type that it reads without a conversion.
+_ELEMENT_TYPES = {
+    np.dtype(np.float32): "f32",
+    np.dtype(np.float16): "f16",
+    np.dtype(np.int8): "int8",
+    np.dtype(np.uint8): "uint8",
+}
 
 Array = npt.NDArray[Any]
 Progress = Callable[[float], None]
@@ -63,21 +68,24 @@ def vectors(value: Any, name: str) -> tuple[Array, str]:
     elements do not lie side by side are made contiguous. One vector counts as one row.
     """
     array = _as_array(value, name)
-    if array.dtype.name not in _ELEMENT_TYPES:
+    element = _ELEMENT_TYPES.get(array.dtype)
+    if element is None and array.dtype.name == "bfloat16":  # of the package ml_dtypes; NumPy itself has none
+        array, element = array.view(np.uint16), "bf16"
+    if element is None:
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{name}: elements of type {array.dtype} given, expected numbers")
         with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite, and is refused with its row
             array = array.astype(np.float32)
+        element = "f32"
     if array.ndim == 1:
         array = array[np.newaxis, :]
     if array.ndim != 2:
         raise ValueError(f"{name}: an array of {array.ndim} dimensions given, expected 2 (or 1 for a single vector)")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    if (array.shape[1] > 1 and array.strides[1] != array.itemsize) or (array.shape[0] > 1 and array.strides[0] < 0):
+    if array.size == 0:
+        array = np.empty(array.shape, array.dtype)  # an empty array may have any strides
+    elif (array.shape[1] > 1 and array.strides[1] != array.itemsize) or (array.shape[0] > 1 and array.strides[0] < 0):
         array = np.ascontiguousarray(array)
-    element = _ELEMENT_TYPES[array.dtype.name]
-    return (array.view(np.uint16) if element == "bf16" else array), element
+    return array, element
 
 
 def ids(value: Any, name: str = "ids") -> npt.NDArray[np.int64]:
