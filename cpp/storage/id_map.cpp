@@ -22,7 +22,7 @@ std::optional<uint32_t> IdMap::find(int64_t id, const LiveRows& live, size_t row
     const auto [newer, newer_end] = overlay_.equal_range(id);
     for (auto entry = newer; entry != newer_end; ++entry) {
         const uint32_t row = entry->second;
-        // An append that failed half-way leaves entries behind, so the row is asked for its id.
+        // Rows that were never published leave entries behind, so the row is asked for its id.
         if (row < rows && live.contains(row) && stored_id(row) == id) return row;
     }
     // The permutation may come from a file that nobody vouches for: a row beyond the end counts as no row.
@@ -40,6 +40,7 @@ void IdMap::append(const int64_t* ids, size_t used, size_t n) {
     bool identity = !is_explicit();
     for (size_t i = 0; identity && i < n; ++i) identity = ids[i] == static_cast<int64_t>(used + i);
     if (identity) return;
+    if (sorted_count_ > used) forget_from(used);
     const size_t first = is_explicit() ? used : 0;  // rows that no look-up knows yet
     column_.reserve(used + n, first);
     const auto write = [&](size_t row, int64_t id) { std::memcpy(column_.writable(row), &id, sizeof(id)); };
@@ -62,6 +63,15 @@ void IdMap::append(const int64_t* ids, size_t used, size_t n) {
         for (size_t row = first; row < used + n; ++row) overlay_.emplace(stored_id(row), static_cast<uint32_t>(row));
     }
     explicit_.store(true, std::memory_order_release);  // last, so that no look-up misses an id
+}
+
+void IdMap::forget_from(size_t row) {
+    auto sorted = std::make_shared<uint32_t[]>(row);
+    std::copy_if(sorted_.get(), sorted_.get() + sorted_count_, sorted.get(),
+                 [row](uint32_t each) { return each < row; });
+    const std::lock_guard lock(mutex_);
+    sorted_ = std::move(sorted);
+    sorted_count_ = row;
 }
 
 std::vector<uint32_t> IdMap::sorted_rows(size_t n) const {

@@ -29,7 +29,8 @@ class IdMap {
     // The live row of an id among rows [0, rows).
     std::optional<uint32_t> find(int64_t id, const LiveRows& live, size_t rows) const;
 
-    // For the writer: rows [used, used + n) get these ids. Look-ups see them as soon as they ask for that many rows.
+    // For the writer: rows [used, used + n) get these ids. Look-ups see them as soon as they ask for that many rows; if
+    // none ever does, because the writer failed later on, the next append gives these rows other ids.
     void append(const int64_t* ids, size_t used, size_t n);
 
     bool is_explicit() const { return explicit_.load(std::memory_order_acquire); }
@@ -46,6 +47,9 @@ class IdMap {
         std::memcpy(&id, column_.row(row), sizeof(id));
         return id;
     }
+
+    // Takes rows from `row` on, which were appended but never published, out of the permutation.
+    void forget_from(size_t row);
 
     RowStore column_;
     std::atomic<bool> explicit_{false};
