@@ -53,7 +53,8 @@ void register_flat(py::module_& module) {
     py::class_<Flat>(module, "Flat")
         .def(py::init([](size_t dim, const std::string& metric, const std::string& codec, const std::string& rerank,
                          double oversample, bool screen) {
-                 return std::make_unique<Flat>(FlatOptions{dim, parse_metric(metric), codec, rerank, oversample, screen});
+                 return std::make_unique<Flat>(
+                     FlatOptions{dim, parse_metric(metric), codec, rerank, oversample, screen});
              }),
              py::arg("dim"), py::arg("metric"), py::arg("codec"), py::arg("rerank"), py::arg("oversample"),
              py::arg("screen"))
@@ -87,8 +88,8 @@ void register_flat(py::module_& module) {
             py::arg("ids"))
         .def(
             "search",
-            [](const Flat& index, const py::array& array, const std::string& type, size_t k,
-               const SharedFilter& filter, std::optional<double> oversample, bool exact, size_t threads) {
+            [](const Flat& index, const py::array& array, const std::string& type, size_t k, const SharedFilter& filter,
+               std::optional<double> oversample, bool exact, size_t threads) {
                 const Vectors queries = vectors_of(array, type);
                 return hits(interruptible(threads, py::none(),
                                           [&](const Run& run) {

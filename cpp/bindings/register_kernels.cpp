@@ -88,8 +88,8 @@ void register_dense(py::module_& module) {
     module.def("settle", [](const std::string& level, int type, const Floats& query, const Bytes& data, size_t offset,
                             float scale) {
         std::vector<double> out(3);
-        table_of(level).dense[type].settle(query.data(), data.data() + offset, scale,
-                                           static_cast<size_t>(query.size()), out.data());
+        table_of(level).dense[type].settle(query.data(), data.data() + offset, scale, static_cast<size_t>(query.size()),
+                                           out.data());
         return to_array(std::move(out), {3});
     });
     module.def("decode", [](const std::string& level, int type, const Bytes& data, size_t offset, size_t dim) {
@@ -123,8 +123,8 @@ void register_tiles(py::module_& module) {
         const auto width = static_cast<size_t>(terms.shape(1));
         std::vector<int32_t> bias(width);
         for (size_t q = 0; q < width; ++q) bias[q] = static_cast<int32_t>(terms.data()[3 * width + q]);
-        const kernels::Tile tile{width,        queries.data(),           bias.data(),
-                                 terms.data(), terms.data() + width,     terms.data() + 2 * width,
+        const kernels::Tile tile{width,        queries.data(),       bias.data(),
+                                 terms.data(), terms.data() + width, terms.data() + 2 * width,
                                  norm_ratio};
         std::vector<uint32_t> survivors(width);
         std::vector<float> low(width * kernels::kGroup);
@@ -145,9 +145,8 @@ void register_functions(py::module_& module) {
         [](const py::array& queries, const std::string& queries_type, const py::array& vectors,
            const std::string& vectors_type, const std::string& metric, size_t threads) {
             const Vectors q = vectors_of(queries, queries_type), x = vectors_of(vectors, vectors_type);
-            std::vector<float> out = interruptible(threads, py::none(), [&](const Run& run) {
-                return scores(q, x, parse_metric(metric), run);
-            });
+            std::vector<float> out = interruptible(
+                threads, py::none(), [&](const Run& run) { return scores(q, x, parse_metric(metric), run); });
             return to_array(std::move(out), {queries.shape(0), vectors.shape(0)});
         },
         py::arg("queries"), py::arg("queries_type"), py::arg("vectors"), py::arg("vectors_type"), py::arg("metric"),

@@ -43,8 +43,8 @@ struct Rows {
     size_t stride;
 };
 
-// n packed codes with their factors around one centre; `center` is the distance from the query to that centre, for codecs
-// that code residuals (0 for those of flat arrays).
+// n packed codes with their factors around one centre; `center` is the distance from the query to that centre, for
+// codecs that code residuals (0 for those of flat arrays).
 struct Block {
     const std::byte* data;
     size_t n;
@@ -58,10 +58,10 @@ struct Survivor {
     float low, high;
 };
 
-// Takes the survivors of a scan. A code whose `low` exceeds `bounds[query]` may be dropped by the scan; `take` may lower
-// the bounds.
+// Takes the survivors of a scan. A code whose `low` exceeds `bounds[query]` may be dropped by the scan; `take` may
+// lower the bounds.
 class SurvivorSink {
-   public:
+  public:
     virtual ~SurvivorSink() = default;
     virtual void take(std::span<const Survivor> survivors) noexcept = 0;
     const float* bounds = nullptr;
@@ -69,25 +69,25 @@ class SurvivorSink {
 
 // Queries bound to packed codes: the part of a codec that a scan needs.
 class Scanner {
-   public:
+  public:
     virtual ~Scanner() = default;
     virtual void scan(Block block, SurvivorSink& sink) const noexcept = 0;
 };
 
 // One codec bound to a batch of queries; built once per search and shared by its threads.
 class Query : public Scanner {
-   public:
+  public:
     // Estimated distances from query 0 to the listed rows.
     virtual void score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept = 0;
     // Estimated distances (queries, block.n).
     virtual void score_block(Block block, float* out) const noexcept = 0;
-    // Canonical distances from one query to the listed rows, computed in float64 on the decoded vectors. Results and ties
-    // are decided by these alone, so they do not depend on how the rows were found.
+    // Canonical distances from one query to the listed rows, computed in float64 on the decoded vectors. Results and
+    // ties are decided by these alone, so they do not depend on how the rows were found.
     virtual void settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept = 0;
 };
 
 class Codec {
-   public:
+  public:
     virtual ~Codec() = default;
     virtual std::string_view name() const = 0;
     virtual size_t row_bytes() const = 0;

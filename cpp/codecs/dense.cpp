@@ -40,7 +40,8 @@ DocumentTerms document_terms(Metric metric, float squared, float row_scale, floa
     const float length = std::sqrt(squared), full = length * row_scale;
     if (!(full < kLongest)) return {1, 0, kInfinity, 0};
     if (!(full > kShortest)) {
-        // Next to nothing: its inner products are within the error. Its direction is unknown, unless it is exactly zero.
+        // Next to nothing: its inner products are within the error. Its direction is unknown, unless it is exactly
+        // zero.
         return {0, 0, metric == Metric::cosine ? kInfinity : 2 * kShortest, 0};
     }
     if (metric == Metric::cosine) return {1 / length, 0, rounding, integer ? 1.0f : 0.0f};
@@ -50,7 +51,7 @@ DocumentTerms document_terms(Metric metric, float squared, float row_scale, floa
 }
 
 class DenseQuery final : public Query {
-   public:
+  public:
     DenseQuery(ElementType type, size_t dim, Metric metric, RowScale row_scale, size_t stride, const float* queries,
                size_t n)
         : type_(type),
@@ -105,11 +106,11 @@ class DenseQuery final : public Query {
         }
     }
 
-   private:
+  private:
     struct QueryTerms {
-        double norm;          // length of the query (from the centre, where there is one)
-        double offset;        // part of the distance that belongs to the query alone
-        float scale, slack;   // as in kernels::Tile
+        double norm;           // length of the query (from the centre, where there is one)
+        double offset;         // part of the distance that belongs to the query alone
+        float scale, slack;    // as in kernels::Tile
         IntegerQuery rounded;  // for integer elements
         float rounded_scale() const { return rounded.code.empty() ? 1.0f : rounded.scale; }
     };
@@ -189,8 +190,8 @@ class DenseQuery final : public Query {
             const uint32_t* piece_list = list ? list + start : nullptr;
             if (metric_ == Metric::l2 && !is_integer(type_)) {
                 kernels::active().dense[type_].l2(queries_.data() + q * dim_,
-                                                  reinterpret_cast<const uint8_t*>(piece.data), piece.stride, piece_list,
-                                                  count, dim_, out + start);
+                                                  reinterpret_cast<const uint8_t*>(piece.data), piece.stride,
+                                                  piece_list, count, dim_, out + start);
                 continue;
             }
             dots(q, piece, piece_list, count, dot, squared);
@@ -361,16 +362,15 @@ void DenseCodec::encode(const float* vectors, size_t n, std::byte* rows) const {
                                                            : 3.3961775e38f;
             const auto bad = std::find_if(vector, vector + dim_, [&](float x) { return std::abs(x) > largest; });
             if (bad != vector + dim_) {
-                throw UnencodableVector(i, "holds " + std::to_string(*bad) + ", beyond the range of codec \"" +
-                                               std::string(name()) + "\"");
+                throw UnencodableVector(
+                    i, "holds " + std::to_string(*bad) + ", beyond the range of codec \"" + std::string(name()) + "\"");
             }
             table.dense[type_].encode(vector, dim_, row);
             continue;
         }
         const float lowest = type_ == kernels::kI8 ? -128.0f : 0.0f, highest = type_ == kernels::kI8 ? 127.0f : 255.0f;
-        const auto bad = std::find_if(vector, vector + dim_, [&](float x) {
-            return !(x >= lowest && x <= highest && x == std::nearbyint(x));
-        });
+        const auto bad = std::find_if(
+            vector, vector + dim_, [&](float x) { return !(x >= lowest && x <= highest && x == std::nearbyint(x)); });
         float scale = 1.0f;
         if (bad == vector + dim_) {
             for (size_t d = 0; d < dim_; ++d) row[d] = static_cast<uint8_t>(static_cast<int>(vector[d]));

@@ -10,11 +10,11 @@ namespace nearfield {
 // Whether a row ends in a float32 factor by which its elements are to be multiplied.
 enum class RowScale { none, stored };
 
-// Row layout: dim elements, then the factor where there is one. An int8 row whose values are all integers from -128 to 127
-// keeps them exactly (factor 1); any other is rounded to 255 steps of max|x| / 127. A block is its rows, one after the
-// other.
+// Row layout: dim elements, then the factor where there is one. An int8 row whose values are all integers from -128 to
+// 127 keeps them exactly (factor 1); any other is rounded to 255 steps of max|x| / 127. A block is its rows, one after
+// the other.
 class DenseCodec final : public Codec {
-   public:
+  public:
     DenseCodec(kernels::ElementType type, size_t dim, Metric metric, RowScale scale = RowScale::none);
 
     std::string_view name() const override;
@@ -26,7 +26,7 @@ class DenseCodec final : public Codec {
     void pack(Rows rows, size_t n, std::byte* block) const override;
     std::unique_ptr<Query> prepare(const float* queries, size_t n) const override;
 
-   private:
+  private:
     kernels::ElementType type_;
     size_t dim_;
     Metric metric_;

@@ -30,7 +30,7 @@ double dot(const float* a, const float* b, size_t dim) {
 }
 
 class ScreenScanner final : public Scanner {
-   public:
+  public:
     ScreenScanner(size_t dim, size_t n) : tiles(TileCodes::u8, dim, n) {}
     void scan(Block block, SurvivorSink& sink) const noexcept override { tiles.scan(block.data, block.n, sink); }
     TiledQueries tiles;

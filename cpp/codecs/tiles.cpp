@@ -98,8 +98,8 @@ void TiledQueries::scan(const std::byte* groups, size_t n, SurvivorSink& sink) c
         const auto refresh = [&] {  // bounds without the offset, loosened by the rounding of this very sum
             for (size_t q = 0; q < width; ++q) {
                 const float bound = sink.bounds[first + q], offset = offset_[first + q];
-                bounds[q] = bound == kInfinity ? kInfinity
-                                               : bound - offset + kRelative * (std::abs(bound) + std::abs(offset));
+                bounds[q] =
+                    bound == kInfinity ? kInfinity : bound - offset + kRelative * (std::abs(bound) + std::abs(offset));
             }
         };
         refresh();

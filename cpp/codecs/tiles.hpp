@@ -15,8 +15,8 @@ inline size_t tile_group_bytes(TileCodes codes, size_t dim) {
     return tile_code_bytes(codes, dim) + kernels::kGroupFactors * sizeof(float);
 }
 
-// A query rounded to 8 bits: query = scale * code + (something of length at most `error`). A query that already consists of
-// small integers is kept as it is, without error.
+// A query rounded to 8 bits: query = scale * code + (something of length at most `error`). A query that already
+// consists of small integers is kept as it is, without error.
 struct IntegerQuery {
     std::vector<int8_t> code;
     float scale, error;
@@ -28,7 +28,7 @@ IntegerQuery round_query(const float* query, size_t dim);
 //     offset[q] + add[x] - scale[q] * mul[x] * dot(q, x), off by at most slack[q] * (err[x] + norm_ratio * norm[x])
 // and by kRelative of the magnitudes that were added up: the float32 arithmetic of the last steps.
 class TiledQueries {
-   public:
+  public:
     static constexpr float kRelative = 0x1p-20f;
 
     TiledQueries(TileCodes codes, size_t dim, size_t width);
@@ -40,7 +40,7 @@ class TiledQueries {
     // Scans ceil(n / kGroup) groups.
     void scan(const std::byte* groups, size_t n, SurvivorSink& sink) const noexcept;
 
-   private:
+  private:
     std::byte* element(size_t q, size_t d);
 
     TileCodes codes_;

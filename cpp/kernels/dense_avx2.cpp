@@ -11,6 +11,7 @@ namespace nearfield::kernels {
 namespace {
 
 constexpr size_t kLanes = 8;
+constexpr size_t kAhead = 8192;  // bytes prefetched ahead of a scan
 
 __m128i load_half(const uint8_t* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
 __m128i load_quarter(const uint8_t* at) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)); }
@@ -84,7 +85,8 @@ struct Accumulator {
     __m256 sum = _mm256_setzero_ps(), norm = _mm256_setzero_ps();
     void add(__m256 query, __m256 x) {
         if constexpr (kind == Sum::kL2) {
-            const __m256 difference = _mm256_sub_ps(query, x);
+            // query - 1 * x: a subtraction proper would wait for the pipes that convert 16-bit elements.
+            const __m256 difference = _mm256_fnmadd_ps(_mm256_set1_ps(1), x, query);
             sum = _mm256_fmadd_ps(difference, difference, sum);
         } else {
             sum = _mm256_fmadd_ps(query, x, sum);
@@ -97,22 +99,44 @@ struct Accumulator {
     }
 };
 
+// The last dim % 8 elements of a row. In a row of eight or more they are loaded together with the ones before them,
+// which are then masked: a detour through a buffer would wait for the store.
+template <class T>
+struct Last {
+    size_t count, start;  // elements, and where the load begins
+    bool short_row;
+    __m256 mask, query;
+    Last(const float* whole, size_t dim)
+        : count(dim % kLanes), start(dim >= kLanes ? dim - kLanes : 0), short_row(dim < kLanes) {
+        alignas(32) int32_t lanes[kLanes] = {};
+        for (size_t i = dim >= kLanes ? kLanes - count : 0; i < kLanes; ++i) lanes[i] = -1;
+        mask = _mm256_castsi256_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(lanes)));
+        query = short_row ? load_tail(whole, count) : _mm256_and_ps(_mm256_loadu_ps(whole + start), mask);
+    }
+    __m256 load(const uint8_t* row) const {
+        return short_row ? load_tail<T>(row, count) : _mm256_and_ps(T::load(row + start * T::bytes), mask);
+    }
+};
+
 template <class T, Sum kind>
 void score(const float* query, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n, size_t dim,
            float* out, float* squared) {
-    const size_t tail = dim % kLanes;
+    const Last<T> last(query, dim);
+    // A scan of two-byte elements needs the first-level cache filled faster than the hardware does it by itself.
+    const size_t ahead = rows == nullptr && T::bytes == 2 ? kAhead : 0;
     for (size_t i = 0; i < n; ++i) {
         const uint8_t* row = data + (rows ? rows[i] : i) * stride;
         Accumulator<kind> a, b, c, e;
         size_t d = 0;
         for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
+            if (ahead) _mm_prefetch(reinterpret_cast<const char*>(row + d * T::bytes + ahead), _MM_HINT_T0);
             a.add(_mm256_loadu_ps(query + d), T::load(row + d * T::bytes));
             b.add(_mm256_loadu_ps(query + d + kLanes), T::load(row + (d + kLanes) * T::bytes));
             c.add(_mm256_loadu_ps(query + d + 2 * kLanes), T::load(row + (d + 2 * kLanes) * T::bytes));
             e.add(_mm256_loadu_ps(query + d + 3 * kLanes), T::load(row + (d + 3 * kLanes) * T::bytes));
         }
         for (; d + kLanes <= dim; d += kLanes) a.add(_mm256_loadu_ps(query + d), T::load(row + d * T::bytes));
-        if (tail) b.add(load_tail(query + d, tail), load_tail<T>(row + d * T::bytes, tail));
+        if (last.count) b.add(last.query, last.load(row));
         a.add(b);
         c.add(e);
         a.add(c);
@@ -154,8 +178,11 @@ void integer_score(const int8_t* query, const uint8_t* data, size_t stride, cons
     constexpr size_t kStep = 16;
     const auto* q = reinterpret_cast<const uint8_t*>(query);
     const size_t tail = dim % kStep, whole = dim - tail;
-    uint8_t query_tail[kStep] = {}, row_tail[kStep] = {};
-    memcpy(query_tail, q + whole, tail);
+    // The tail as in Last: loaded with the elements before it, which are masked, or through a buffer in a short row.
+    uint8_t lanes[kStep] = {}, query_tail[kStep] = {}, row_tail[kStep] = {};
+    for (size_t j = kStep - tail; j < kStep; ++j) lanes[j] = 0xff;
+    const __m128i mask = load_half(lanes);
+    memcpy(query_tail + (whole ? kStep - tail : 0), q + whole, tail);
     for (size_t i = 0; i < n; ++i) {
         const uint8_t* row = data + (rows ? rows[i] : i) * stride;
         IntegerAccumulator<T, kNorm> even, odd;
@@ -165,8 +192,10 @@ void integer_score(const int8_t* query, const uint8_t* data, size_t stride, cons
             odd.add(load_half(q + d + kStep), load_half(row + d + kStep));
         }
         if (d < whole) even.add(load_half(q + d), load_half(row + d));
-        if (tail) {
-            memcpy(row_tail, row + whole, tail);
+        if (tail && whole) {
+            odd.add(load_half(query_tail), _mm_and_si128(load_half(row + dim - kStep), mask));
+        } else if (tail) {
+            memcpy(row_tail, row, tail);
             odd.add(load_half(query_tail), load_half(row_tail));
         }
         out[i] = sum_of(_mm256_add_epi32(even.dot, odd.dot));

@@ -43,7 +43,8 @@ Flat::Flat(FlatOptions options, std::unique_ptr<Codec> codec) : options_(std::mo
     }
     // Integer codes are already what a screen would make of them.
     if (options_.codec == "int8" || options_.codec == "uint8") options_.screen = false;
-    newest_ = std::make_unique<Snapshot>(Snapshot{std::make_shared<State>(*codec_, rerank_.get()), {}, 0, new_version()});
+    newest_ =
+        std::make_unique<Snapshot>(Snapshot{std::make_shared<State>(*codec_, rerank_.get()), {}, 0, new_version()});
 }
 
 Flat::~Flat() = default;
@@ -64,7 +65,9 @@ std::unique_ptr<Flat> Flat::over(const Vectors& vectors, Metric metric) {
     }
     const size_t row_bytes = codec->row_bytes();
     std::unique_ptr<Flat> index(new Flat(options, std::move(codec)));
-    index->publish({std::make_shared<State>(row_bytes, vectors.data, vectors.n, nullptr), {vectors.n, 0, nullptr}, 0,
+    index->publish({std::make_shared<State>(row_bytes, vectors.data, vectors.n, nullptr),
+                    {vectors.n, 0, nullptr},
+                    0,
                     new_version()});
     return index;
 }
@@ -113,7 +116,8 @@ void Flat::extend_screen(State& state, size_t screened, size_t count, const Run&
     if (screened == 0) {
         std::vector<float> sample(kScreenFrom * dim);
         decode(0, kScreenFrom, sample.data());
-        ScreenCodec codec(dim, options_.metric, ScreenCodec::center_of(sample.data(), kScreenFrom, dim, options_.metric));
+        ScreenCodec codec(dim, options_.metric,
+                          ScreenCodec::center_of(sample.data(), kScreenFrom, dim, options_.metric));
         const size_t group_bytes = codec.group_bytes();
         made.reset(new Screen{std::move(codec), RowStore(group_bytes)});
     }
@@ -152,7 +156,7 @@ Flat::Snapshot Flat::append(const Snapshot& now, const Vectors& vectors, const i
     state.ids->append(ids, used, vectors.n);
     Snapshot next = now;
     next.live.count = count;
-    if (state.screen) next.screened = count / kGroup * kGroup;
+    if (screens) next.screened = count / kGroup * kGroup;
     return next;
 }
 

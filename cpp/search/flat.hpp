@@ -25,17 +25,17 @@ struct FlatOptions {
     size_t dim = 0;
     Metric metric = Metric::cosine;
     std::string codec = "f32";
-    std::string rerank;      // empty: none
-    double oversample = 4;   // candidates per result that the finer codec scores
-    bool screen = true;      // scan a compact image of float vectors first (codecs/screen.hpp)
+    std::string rerank;     // empty: none
+    double oversample = 4;  // candidates per result that the finer codec scores
+    bool screen = true;     // scan a compact image of float vectors first (codecs/screen.hpp)
 };
 
 // The ids that a search may return, prepared once. Stays valid while the index changes.
 class Filter {
-   public:
+  public:
     size_t count() const { return ids_.size(); }
 
-   private:
+  private:
     friend class Flat;
     std::vector<int64_t> ids_;
     std::optional<Bitmap> rows_;
@@ -43,9 +43,9 @@ class Filter {
 };
 
 struct SearchResult {
-    size_t k;                    // places per query
-    std::vector<int64_t> ids;    // (queries, k), -1 where there is none
-    std::vector<float> scores;   // NaN where there is none
+    size_t k;                   // places per query
+    std::vector<int64_t> ids;   // (queries, k), -1 where there is none
+    std::vector<float> scores;  // NaN where there is none
     std::vector<int64_t> counts;
     std::string plan;
 };
@@ -56,10 +56,10 @@ struct RangeResult {
     std::vector<int64_t> offsets;  // queries + 1
 };
 
-// Searches run beside each other and beside one writer at a time; writers wait for each other, readers for nobody. After an
-// exception the index is as it was.
+// Searches run beside each other and beside one writer at a time; writers wait for each other, readers for nobody.
+// After an exception the index is as it was.
 class Flat {
-   public:
+  public:
     explicit Flat(FlatOptions options);
     // An index over the caller's own rows, which lie side by side and must outlive it: nothing is copied.
     static std::unique_ptr<Flat> over(const Vectors& vectors, Metric metric);
@@ -93,7 +93,7 @@ class Flat {
     void save(const std::function<void(const std::byte*, size_t)>& sink) const;
     static std::unique_ptr<Flat> load(std::shared_ptr<const Container> file);
 
-   private:
+  private:
     struct State;
     struct Snapshot;
     struct Part;

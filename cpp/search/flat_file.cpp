@@ -94,7 +94,8 @@ void Flat::write(const Write& write) const {
     if (now.screened > 0) {
         const size_t groups = now.screened / kGroup;
         const Screen& screen = *state.screen;
-        tensors.push_back({"screen", TensorType::u8, {groups, screen.groups.row_bytes()}, screen.groups.pieces(groups)});
+        tensors.push_back(
+            {"screen", TensorType::u8, {groups, screen.groups.row_bytes()}, screen.groups.pieces(groups)});
         tensors.push_back({"screen_center", TensorType::f32, {options_.dim}, {bytes_of(screen.codec.center())}});
     }
     std::vector<uint32_t> sorted;
@@ -141,7 +142,8 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
         const TensorType type = stored_type(codec.name());
         return expect(*file, name, type, {count, codec.row_bytes() / element_bytes(type)});
     };
-    auto state = std::make_shared<State>(index->codec_->row_bytes(), rows_of("vectors", *index->codec_).data, count, file);
+    auto state =
+        std::make_shared<State>(index->codec_->row_bytes(), rows_of("vectors", *index->codec_).data, count, file);
     if (index->rerank_) {
         state->rerank.emplace(index->rerank_->row_bytes(), rows_of("rerank", *index->rerank_).data, count, file);
     }
@@ -153,8 +155,8 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
     }
     const uint64_t next_id = number(*file, "next_id");
     const int64_t largest = count == 0 ? -1 : state->ids->largest(count);
-    if (next_id > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) ||
-        (largest >= 0 && next_id < static_cast<uint64_t>(largest))) {
+    constexpr auto kLast = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+    if (next_id > kLast || (largest >= 0 && next_id <= static_cast<uint64_t>(largest) && next_id != kLast)) {
         throw FileFormatError(file->name() + ": metadata \"next_id\" is " + std::to_string(next_id) +
                               ", the largest id is " + std::to_string(largest));
     }

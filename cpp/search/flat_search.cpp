@@ -15,13 +15,13 @@ using kernels::kGroup;
 
 // How a search reads the rows.
 struct Plan {
-    size_t k;                 // results of the scan
+    size_t k;  // results of the scan
     Admission admission;
-    const Codec* codec;       // scanned codec and its rows
+    const Codec* codec;  // scanned codec and its rows
     const RowStore* rows;
     bool screen;
-    bool listed;              // settle the filter's rows one by one instead of scanning
-    size_t count;             // rows that exist
+    bool listed;   // settle the filter's rows one by one instead of scanning
+    size_t count;  // rows that exist
 };
 
 // A share of a search: some queries against some rows.
@@ -37,7 +37,7 @@ namespace {
 
 // A scan works through blocks whose codes fit the second-level cache beside the queries.
 constexpr size_t kBlockBytes = size_t{192} << 10;
-constexpr size_t kPartQueries = 1024;          // queries per part of a search: a multiple of the tile width
+constexpr size_t kPartQueries = 1024;  // queries per part of a search: a multiple of the tile width
 // Rows that a screened search settles early without doubting the screen; beyond that, 2 % of what it has scanned.
 constexpr size_t kPatience = 512;
 constexpr size_t kPartRows = size_t{1} << 15;  // rows per part, when one query is split over threads
@@ -239,9 +239,7 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Filt
     const auto limit = static_cast<float>(radius);
     const double distance = core_distance(options_.metric, limit);
     const auto bound = static_cast<float>(distance + std::abs(distance) * 1e-6 + 1e-37);
-    const auto within = [&](float score) {
-        return options_.metric == Metric::l2 ? score <= limit : score >= limit;
-    };
+    const auto within = [&](float score) { return options_.metric == Metric::l2 ? score <= limit : score >= limit; };
 
     std::vector<std::vector<std::pair<int64_t, float>>> found(queries.n);
     const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
@@ -254,8 +252,8 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Filt
         Within inside(n, bound, admission);
         const auto always = [](size_t) { return true; };
         if (screened > 0) {
-            scan_range(*state.screen->codec.prepare(own, n), state.screen->groups, kGroup, 0, std::min(screened, count), inside,
-                       always);
+            scan_range(*state.screen->codec.prepare(own, n), state.screen->groups, kGroup, 0, std::min(screened, count),
+                       inside, always);
         }
         scan_range(*query, rows, 1, std::min(screened, count), count, inside, always);
         const Settler settler(*query, rows);

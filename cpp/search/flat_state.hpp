@@ -29,7 +29,7 @@ struct Flat::State {
     std::optional<RowStore> rerank;
     std::unique_ptr<Screen> screen;  // for readers whose snapshot says that rows are screened
     std::unique_ptr<IdMap> ids = std::make_unique<IdMap>();
-    int64_t next_id = 0;             // for the writer
+    int64_t next_id = 0;  // for the writer
 };
 
 // What one search sees of an index, whatever is written meanwhile.
@@ -40,8 +40,8 @@ struct Flat::Snapshot {
     uint64_t version = 0;  // another one, never used before, once an id stands for another row
 };
 
-// The screen's centre is the mean of this many first rows, so that it does not depend on how the rows were added. With fewer
-// there is no screen: a plain scan is over before it could pay.
+// The screen's centre is the mean of this many first rows, so that it does not depend on how the rows were added. With
+// fewer there is no screen: a plain scan is over before it could pay.
 inline constexpr size_t kScreenFrom = 4096;
 
 }  // namespace nearfield

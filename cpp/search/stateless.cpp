@@ -14,8 +14,8 @@ std::vector<float> scores(const Vectors& queries, const Vectors& vectors, Metric
     check_finite(own.data(), queries.n, queries.dim, "queries", 0);
     const DenseCodec codec(vectors.type, vectors.dim, metric);
     std::vector<float> out(queries.n * vectors.n);
-    // One query at a time against rows that fit the second-level cache would read all rows once per query; a part is one
-    // such block of rows against all queries.
+    // One query at a time against rows that fit the second-level cache would read all rows once per query; a part is
+    // one such block of rows against all queries.
     constexpr size_t kBlockBytes = size_t{256} << 10;
     const size_t block = std::max<size_t>(1, kBlockBytes / codec.row_bytes());
     std::vector<std::unique_ptr<Query>> bound;

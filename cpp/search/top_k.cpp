@@ -8,8 +8,8 @@ namespace nearfield {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-// Candidates kept per query before the list is shrunk, beyond twice k; and before they are settled because the estimates do
-// not tell them apart.
+// Candidates kept per query before the list is shrunk, beyond twice k; and before they are settled because the
+// estimates do not tell them apart.
 constexpr size_t kSpare = 64, kUndecided = 256;
 
 }  // namespace
@@ -63,7 +63,13 @@ void keep_best(std::vector<Candidate>& candidates, size_t k, const IdMap& ids) {
 }
 
 TopK::TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids)
-    : k_(k), admission_(admission), settler_(settler), ids_(&ids), bounds_(queries), capacity_(queries), lists_(queries) {
+    : k_(k),
+      admission_(admission),
+      settler_(settler),
+      ids_(&ids),
+      bounds_(queries),
+      capacity_(queries),
+      lists_(queries) {
     bounds = bounds_.data();
     reset();
 }

@@ -29,13 +29,13 @@ struct Admission {
 
 // Canonical distances of rows in a store.
 class Settler {
-   public:
+  public:
     Settler(const Query& query, const RowStore& rows) : query_(&query), rows_(&rows) {}
     void operator()(size_t q, const uint32_t* list, size_t n, double* out) const;
     // Settles the candidates that are not settled yet; returns how many these were.
     size_t operator()(size_t q, std::vector<Candidate>& candidates) const;
 
-   private:
+  private:
     const Query* query_;
     const RowStore* rows_;
 };
@@ -44,7 +44,7 @@ class Settler {
 void keep_best(std::vector<Candidate>& candidates, size_t k, const IdMap& ids);
 
 class TopK final : public SurvivorSink {
-   public:
+  public:
     TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids);
 
     // Rows of the survivors to come are counted from `row` on.
@@ -65,7 +65,7 @@ class TopK final : public SurvivorSink {
     // The k best of one query, settled, best first.
     std::vector<Candidate>& finish(size_t q);
 
-   private:
+  private:
     void shrink(size_t q);
 
     size_t k_, base_ = 0, settled_early_ = 0;
@@ -79,13 +79,13 @@ class TopK final : public SurvivorSink {
 
 // All rows whose distance may be within a fixed bound, for range search.
 class Within final : public SurvivorSink {
-   public:
+  public:
     Within(size_t queries, float bound, Admission admission);
     void start_block(size_t row) { base_ = row; }
     void take(std::span<const Survivor> survivors) noexcept override;
     std::vector<Candidate>& list(size_t q) { return lists_[q]; }
 
-   private:
+  private:
     size_t base_ = 0;
     Admission admission_;
     std::vector<float> bounds_;

@@ -18,8 +18,8 @@ struct Vectors {
     void to_f32(size_t first, size_t count, float* out) const;
 };
 
-// Throws InvalidInput naming the first row that holds NaN or infinity; `name` is the argument's name, `first` the number
-// of the first row within it.
+// Throws InvalidInput naming the first row that holds NaN or infinity; `name` is the argument's name, `first` the
+// number of the first row within it.
 void check_finite(const float* vectors, size_t n, size_t dim, std::string_view name, size_t first);
 
 // Throws InvalidInput, with both numbers, unless the dimensions agree.
