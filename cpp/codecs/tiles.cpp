@@ -80,21 +80,52 @@ void TiledQueries::set_u8(size_t q, const IntegerQuery& query, float norm, float
     if (norm > 0) norm_ratio_ = std::max(norm_ratio_, query.error / norm * (1 + kRelative));
 }
 
-void TiledQueries::scan(const std::byte* groups, size_t n, SurvivorSink& sink) const noexcept {
+kernels::Tile TiledQueries::tile(size_t first, const float* slack, const float* bounds) const {
+    return {std::min(kTile, width_ - first),
+            packed_.data() + first * padded_dim(codes_, dim_) * element_bytes(codes_),
+            bias_.data() + first,
+            scale_.data() + first,
+            slack,
+            bounds,
+            norm_ratio_};
+}
+
+uint32_t TiledQueries::run(const kernels::Tile& tile, const std::byte* group, uint32_t* survivors, float* lows) const {
     const kernels::TileKernels& kernel = kernels::active().tile;
+    const auto* factors = reinterpret_cast<const float*>(group + tile_code_bytes(codes_, dim_));
+    return codes_ == TileCodes::f32
+               ? kernel.f32(reinterpret_cast<const float*>(group), factors, dim_, &tile, survivors, lows)
+               : kernel.u8(reinterpret_cast<const uint8_t*>(group), factors, dim_, &tile, survivors, lows);
+}
+
+void TiledQueries::score(const std::byte* groups, size_t n, float* out) const noexcept {
+    const size_t group_bytes = tile_group_bytes(codes_, dim_);
+    // Without slack a lower bound is the estimate itself, and no bound leaves anything out.
+    const float slack[kTile] = {};
+    float bounds[kTile], lows[kTile * kGroup];
+    uint32_t masks[kTile];
+    std::fill_n(bounds, kTile, kInfinity);
+    for (size_t first = 0; first < width_; first += kTile) {
+        const kernels::Tile queries = tile(first, slack, bounds);
+        for (size_t start = 0; start < n; start += kGroup) {
+            run(queries, groups + start / kGroup * group_bytes, masks, lows);
+            for (size_t q = 0; q < queries.width; ++q) {
+                float* to = out + (first + q) * n + start;
+                for (size_t i = 0; i < std::min(kGroup, n - start); ++i)
+                    to[i] = lows[q * kGroup + i] + offset_[first + q];
+            }
+        }
+    }
+}
+
+void TiledQueries::scan(const std::byte* groups, size_t n, SurvivorSink& sink) const noexcept {
     const size_t code_bytes = tile_code_bytes(codes_, dim_), group_bytes = tile_group_bytes(codes_, dim_);
     uint32_t masks[kTile];
     float lows[kTile * kGroup], bounds[kTile];
     Survivor survivors[kTile * kGroup];
     for (size_t first = 0; first < width_; first += kTile) {
         const size_t width = std::min(kTile, width_ - first);
-        kernels::Tile tile{width,
-                           packed_.data() + first * padded_dim(codes_, dim_) * element_bytes(codes_),
-                           bias_.data() + first,
-                           scale_.data() + first,
-                           slack_.data() + first,
-                           bounds,
-                           norm_ratio_};
+        const kernels::Tile queries = tile(first, slack_.data() + first, bounds);
         const auto refresh = [&] {  // bounds without the offset, loosened by the rounding of this very sum
             for (size_t q = 0; q < width; ++q) {
                 const float bound = sink.bounds[first + q], offset = offset_[first + q];
@@ -106,10 +137,7 @@ void TiledQueries::scan(const std::byte* groups, size_t n, SurvivorSink& sink) c
         for (size_t start = 0; start < n; start += kGroup) {
             const std::byte* codes = groups + start / kGroup * group_bytes;
             const auto* factors = reinterpret_cast<const float*>(codes + code_bytes);
-            const uint32_t hit =
-                codes_ == TileCodes::f32
-                    ? kernel.f32(reinterpret_cast<const float*>(codes), factors, dim_, &tile, masks, lows)
-                    : kernel.u8(reinterpret_cast<const uint8_t*>(codes), factors, dim_, &tile, masks, lows);
+            const uint32_t hit = run(queries, codes, masks, lows);
             if (hit == 0) continue;
             const float* add = factors + kGroup;
             const float* err = factors + 2 * kGroup;

@@ -39,9 +39,13 @@ class TiledQueries {
                 double offset);
     // Scans ceil(n / kGroup) groups.
     void scan(const std::byte* groups, size_t n, SurvivorSink& sink) const noexcept;
+    // Estimated distances (queries, n) of the documents of ceil(n / kGroup) groups.
+    void score(const std::byte* groups, size_t n, float* out) const noexcept;
 
   private:
     std::byte* element(size_t q, size_t d);
+    kernels::Tile tile(size_t first, const float* slack, const float* bounds) const;
+    uint32_t run(const kernels::Tile& tile, const std::byte* group, uint32_t* survivors, float* lows) const;
 
     TileCodes codes_;
     size_t dim_, width_;

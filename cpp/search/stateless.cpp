@@ -12,25 +12,35 @@ std::vector<float> scores(const Vectors& queries, const Vectors& vectors, Metric
     std::vector<float> own(queries.n * queries.dim);
     queries.to_f32(0, queries.n, own.data());
     check_finite(own.data(), queries.n, queries.dim, "queries", 0);
-    const DenseCodec codec(vectors.type, vectors.dim, metric);
+    // Vectors are scored as float32, whatever they are stored as: a query rounded to 8 bits would do for a bound, not
+    // here.
+    const DenseCodec codec(kernels::kF32, vectors.dim, metric);
     std::vector<float> out(queries.n * vectors.n);
-    // One query at a time against rows that fit the second-level cache would read all rows once per query; a part is
-    // one such block of rows against all queries.
-    constexpr size_t kBlockBytes = size_t{256} << 10;
+    // A part of the work is a block of rows that fits the second-level cache against a run of queries.
+    constexpr size_t kBlockBytes = size_t{128} << 10, kRunQueries = 512;
     const size_t block = std::max<size_t>(1, kBlockBytes / codec.row_bytes());
-    std::vector<std::unique_ptr<Query>> bound;
-    for (size_t q = 0; q < queries.n; ++q) bound.push_back(codec.prepare(own.data() + q * queries.dim, 1));
-    parallel_for((vectors.n + block - 1) / block, run, [&](size_t item) {
-        const size_t first = item * block, n = std::min(block, vectors.n - first);
-        for (size_t q = 0; q < queries.n; ++q) {
-            float* row = out.data() + q * vectors.n + first;
-            bound[q]->score_block({vectors.data + first * vectors.stride, n}, row);
-            for (size_t i = 0; i < n; ++i) {
-                row[i] = api_score(metric, row[i]);
-                if (metric == Metric::cosine) row[i] = std::isnan(row[i]) ? 0.0f : std::clamp(row[i], -1.0f, 1.0f);
+    for (size_t start = 0; start < queries.n; start += kRunQueries) {
+        const size_t width = std::min(kRunQueries, queries.n - start);
+        const auto query = codec.prepare(own.data() + start * queries.dim, width);
+        parallel_for((vectors.n + block - 1) / block, run, [&](size_t item) {
+            const size_t first = item * block, n = std::min(block, vectors.n - first);
+            std::vector<float> rows(n * vectors.dim), distances(width * n);
+            vectors.to_f32(first, n, rows.data());
+            query->score_block({reinterpret_cast<const std::byte*>(rows.data()), n}, distances.data());
+            for (size_t q = 0; q < width; ++q) {
+                const float* from = distances.data() + q * n;
+                float* to = out.data() + (start + q) * vectors.n + first;
+                if (metric == Metric::l2) {
+                    for (size_t i = 0; i < n; ++i) to[i] = std::sqrt(std::max(from[i], 0.0f));
+                } else if (metric == Metric::ip) {
+                    for (size_t i = 0; i < n; ++i) to[i] = 0.0f - from[i];
+                } else {  // NaN: a vector of zeros
+                    for (size_t i = 0; i < n; ++i)
+                        to[i] = from[i] == from[i] ? std::clamp(-from[i], -1.0f, 1.0f) : 0.0f;
+                }
             }
-        }
-    });
+        });
+    }
     return out;
 }
 
