@@ -18,7 +18,7 @@ def main() -> int:
     for name, module in (("kernels", kernels), ("flat", flat)):
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
         command.add_argument("--quick", action="store_true", help="small and rough, for trying out; writes no file")
-        command.add_argument("--out", type=Path, help="JSON lines file (default: bench/results/%(prog)s.jsonl)")
+        command.add_argument("--out", type=Path, help=f"JSON lines file (default: bench/results/{name}.jsonl)")
         command.add_argument("--repeats", type=int, help="repetitions of each measurement")
         command.add_argument("--cores", type=_cores, default=cores(), help="CPUs to pin to, the first for one thread")
         module.add_arguments(command)

@@ -28,7 +28,7 @@ from . import data
 from .environment import BenchError, Results, progress, require
 from .native_library import allocate, build, library
 from .peers import CONTENDERS, PACKAGES
-from .worker import Measure, Worker, measure_once
+from .worker import Measure, Worker, measure_once, others
 
 K = 10
 BATCH, SINGLE = 1000, 100  # queries per measurement
@@ -124,9 +124,9 @@ def race(
     shape = data.load(dataset).base.shape
     single, batch = (10, 100) if options.quick else (SINGLE, BATCH)
     with tempfile.TemporaryDirectory() as folder:
-        answers = str(Path(folder) / "answers.npy")
+        right = str(Path(folder) / "right.npy")
         measure_once(
-            "flat:truth", {"dataset": dataset, "metric": metric, "count": checked, "file": answers}, options.cores
+            "flat:truth", {"dataset": dataset, "metric": metric, "count": checked, "file": right}, options.cores
         )
         for batched, threads in modes:
             line = {
@@ -155,14 +155,18 @@ def race(
                     workers[name] = stack.enter_context(worker)
                 lines = {name: {**line, "contender": name} for name in names}
                 for name, worker in workers.items():
-                    lines[name] |= worker.ask(question="check", file=answers)
-                    lines[name]["seconds"] = []
+                    lines[name] |= worker.ask(question="check", file=right)
+                answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
                 for repeat in range(options.repeats):
                     # Every other turn backwards, so that a drift of the machine meets all alike.
                     for name in names if repeat % 2 == 0 else reversed(names):
-                        lines[name]["seconds"].append(workers[name].ask(question="time")["seconds"])
-            rates = {name: [one["queries"] / s for s in one["seconds"]] for name, one in lines.items()}
+                        answers[name].append(workers[name].ask(question="time"))
             for name, one in lines.items():
+                one["seconds"] = [answer["seconds"] for answer in answers[name]]
+            rates = {name: [one["queries"] / s for s in one["seconds"]] for name, one in lines.items()}
+            busy = others([answer for of_one in answers.values() for answer in of_one])
+            for name, one in lines.items():
+                one["others"] = busy
                 one["queries_per_s"] = median(rates[name])
                 if reference in rates:
                     one["reference"] = reference
@@ -171,7 +175,7 @@ def race(
                 progress(
                     f"{dataset:8} {metric:3} {one['mode']:6} {threads} thread(s) {name:22} "
                     f"{one['queries_per_s']:9.1f} queries/s {one.get('ratio', 0):6.2f} x {reference}, "
-                    f"{one['wrong_ids']} of {one['checked']} ids differ"
+                    f"{one['wrong_ids']} of {one['checked']} ids differ, others used {busy:.2f} CPUs"
                 )
 
 
@@ -250,7 +254,8 @@ def run_scans(options: argparse.Namespace, results: Results) -> None:
             arguments = {"codec": codec, "metric": metric, "dim": dim, "size": size}
             with Worker("flat:scan", arguments, cores) as ours, Worker("flat:reading", {"size": size}, cores) as loop:
                 ours.ask()
-                rounds = [(ours.ask(), loop.ask()["bytes_per_s"]) for _ in range(options.repeats)]
+                answers = [(ours.ask(), loop.ask()) for _ in range(options.repeats)]
+            rounds = [(one, read["bytes_per_s"]) for one, read in answers]
             rates = [one["bytes"] / one["seconds"] for one, _ in rounds]
             line = {
                 "measurement": "scan",
@@ -262,6 +267,7 @@ def run_scans(options: argparse.Namespace, results: Results) -> None:
                 "seconds": [one["seconds"] for one, _ in rounds],
                 "gb_per_s": median(rates) / 1e9,
                 "read_gb_per_s": median(read for _, read in rounds) / 1e9,
+                "others": others([answer for pair in answers for answer in pair]),
                 "share": median(rate / read for rate, (_, read) in zip(rates, rounds, strict=True)),
             }
             results.write(line)
@@ -358,7 +364,7 @@ def run_load(options: argparse.Namespace, results: Results) -> None:
             )
             for _ in range(options.repeats)
         ]
-        of = {key: median(one[key] for one, _ in rounds) for key in rounds[0][0]}
+        of = {key: median(one[key] for one, _ in rounds) for key in ("load_ms", "first_ms", "later_ms", "faults")}
         per_fault = median(page["page_in_ms"] / max(1, page["faults"]) for _, page in rounds)
         line = {
             "measurement": "load",
@@ -366,6 +372,7 @@ def run_load(options: argparse.Namespace, results: Results) -> None:
             **of,
             "file_page_in_ms": median(page["page_in_ms"] for _, page in rounds),
             "page_in_ms": per_fault * of["faults"],
+            "others": others([answer for pair in rounds for answer in pair]),
         }
         line["beyond_page_in_ms"] = line["load_ms"] + line["first_ms"] - line["page_in_ms"]
         results.write(line)

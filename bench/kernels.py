@@ -14,7 +14,7 @@ from typing import Any
 
 from .environment import Results, progress
 from .native_library import allocate, build, library
-from .worker import Measure, measure_once
+from .worker import Measure, measure_once, others
 
 PLACES = {"cache": 512 << 10, "memory": 512 << 20}
 DIMS = [100, 384, 1536]
@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
                     "buffer_mb": round(arguments["size"] / 2**20, 1),
                     "ns_per_vector": ns,
                     "ns_all": measured["ns"],
+                    "others": others([measured]),
                     "gb_per_s": case.bytes / ns,
                     "read_gb_per_s": bandwidth / 1e9,
                     "bandwidth_share": median(

@@ -2,8 +2,11 @@
 Child processes that measure: pinned to given CPUs, set up once, then asked as often as the parent likes.
 
 A child is ``python -m bench.worker`` with a JSON specification as its argument. It imports a set-up function, calls it,
-and gets back a measuring function, which it calls for every line on its standard input and whose result it writes as one
-line of JSON. So contenders stay set up side by side while the parent lets them take turns.
+and gets back a measuring function, which it calls for every line on its standard input and whose result it writes as
+one line of JSON. So contenders stay set up side by side while the parent lets them take turns.
+
+Every answer says how much CPU time other processes used meanwhile. Libraries whose threads wait by spinning
+suffer from company far more than others do, so a comparison on a busy machine says little, even as a ratio.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
-from .environment import ROOT, BenchError
+from .environment import ROOT, BenchError, require
 
 Measure = Callable[..., dict[str, Any]]
 
@@ -59,7 +63,8 @@ class Worker:
     def ask(self, **question: Any) -> dict[str, Any]:
         """Let the child measure once."""
         try:
-            assert self._process.stdin is not None and self._process.stdout is not None
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
             answer = self._process.stdout.readline()
@@ -85,6 +90,26 @@ def measure_once(target: str, arguments: dict[str, Any], cores: list[int], **que
         return worker.ask(**question)
 
 
+def observed(measure: Measure, question: dict[str, Any]) -> dict[str, Any]:
+    """Measure, and see how busy other processes kept the machine."""
+    psutil = require("psutil", "bench")
+
+    def used() -> float:
+        times = psutil.cpu_times()
+        busy = sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+        return busy - time.process_time()
+
+    start, before = time.perf_counter(), used()
+    answer = measure(**question)
+    seconds = time.perf_counter() - start
+    return {**answer, "others_s": max(0.0, used() - before), "watched_s": seconds}
+
+
+def others(answers: list[dict[str, Any]]) -> float:
+    """CPUs that other processes used on average during some measurements."""
+    return sum(one["others_s"] for one in answers) / max(1e-9, sum(one["watched_s"] for one in answers))
+
+
 def main() -> None:
     specification = json.loads(sys.argv[1])
     answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints does not mix with the answers
@@ -95,7 +120,7 @@ def main() -> None:
     try:
         measure = set_up(**specification["arguments"])
         for question in sys.stdin:
-            answers.write(json.dumps(measure(**json.loads(question))) + "\n")
+            answers.write(json.dumps(observed(measure, json.loads(question))) + "\n")
             answers.flush()
     except BenchError as error:
         sys.exit(str(error))

@@ -22,8 +22,8 @@ void fill_limits_neondot(Limits* limits);
 namespace {
 
 using kernels::DenseKernels;
-using kernels::kGroup;
 using kernels::KernelTable;
+using kernels::kGroup;
 
 constexpr const char* kTypeNames[] = {"f32", "f16", "bf16", "int8", "uint8"};
 constexpr size_t kTypeBytes[] = {4, 2, 2, 1, 1};
@@ -85,7 +85,7 @@ std::function<void(const uint8_t*, size_t)> in_batches(size_t row_bytes, Kernel 
 }
 
 class Collector {
-   public:
+  public:
     Collector(size_t dim, const KernelTable& table, const KernelTable* below)
         : dim_(dim), table_(table), below_(below) {}
 
@@ -183,14 +183,13 @@ class Collector {
         const auto queries = std::make_shared<std::vector<int8_t>>(random_bytes<int8_t>(padded * width));
         tile("u8", width, kUnitInt8, padded * kGroup, false, queries,
              [f = table_.tile.u8, dim = dim_](const uint8_t* codes, const float* factors, const kernels::Tile* tile,
-                                              uint32_t* survivors, float* low) {
-                 return f(codes, factors, dim, tile, survivors, low);
-             });
+                                              uint32_t* survivors,
+                                              float* low) { return f(codes, factors, dim, tile, survivors, low); });
     }
 
     std::vector<Case> take() { return std::move(cases_); }
 
-   private:
+  private:
     template <class Member>
     bool own(Member member, int type) const {
         const auto kernel = table_.dense[type].*member;

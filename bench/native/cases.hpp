@@ -16,9 +16,9 @@ inline constexpr size_t kMaxDim = 4096;
 
 struct Case {
     std::string family, kernel, level;
-    Unit unit;             // whose peak bounds the operations
-    double bytes;          // read per vector
-    double operations;     // per vector; 0 where none are multiplications or additions
+    Unit unit;          // whose peak bounds the operations
+    double bytes;       // read per vector
+    double operations;  // per vector; 0 where none are multiplications or additions
     // Puts valid vectors into the buffer, and returns how many fit.
     std::function<size_t(uint8_t* buffer, size_t bytes)> fill;
     // Goes over `vectors` of them once.

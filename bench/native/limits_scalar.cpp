@@ -27,7 +27,8 @@ size_t multiply_add(const uint8_t* operands, size_t rounds, uint64_t* sink) {
     Sum sums[kSums] = {};
     for (size_t round = 0; round < rounds; ++round) {
         const Sum factor = static_cast<Sum>(a[round % 4]);
-        for (size_t i = 0; i < kSums; ++i) sums[i] += factor * static_cast<Sum>(a[i % (kOperandBytes / sizeof(Element))]);
+        for (size_t i = 0; i < kSums; ++i)
+            sums[i] += factor * static_cast<Sum>(a[i % (kOperandBytes / sizeof(Element))]);
     }
     for (const Sum sum : sums) *sink += static_cast<uint64_t>(sum != 0);
     return 2 * kSums;
