@@ -1,91 +1,353 @@
-/* The life of an index through the C interface: create, add, search, score, save, open, errors. Returns 0 if all of it
- * is as nearfield.h says. The file is saved in the working directory. */
+/* The C interface against brute force, function by function, and the errors that nearfield.h promises. Returns 0 if all
+ * is as it says. The first argument names the file to save to. */
 #include <math.h>
 #include <nearfield.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define CHECK(condition)                                                                                             \
     do {                                                                                                             \
         if (!(condition)) {                                                                                          \
             fprintf(stderr, "%s:%d: %s (last error: %s)\n", __FILE__, __LINE__, #condition, nearfield_last_error()); \
-            return 1;                                                                                                \
+            exit(1);                                                                                                 \
         }                                                                                                            \
     } while (0)
+#define CHECK_OK(call) CHECK((call) == NEARFIELD_OK)
+/* The call fails with this status, and the message has this text in it. */
+#define CHECK_FAILS(status, text, call)                      \
+    do {                                                     \
+        CHECK((call) == (status));                           \
+        CHECK(strstr(nearfield_last_error(), text) != NULL); \
+    } while (0)
 
-#define DIM 3
-#define QUERIES 2
-#define K 5
+enum { ROWS = 5000, QUERIES = 7, DIM = 19, K = 6 };
 
-static const float stored[4][DIM] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {1, 1, 0}};
-static const int64_t stored_ids[4] = {10, 20, 30, 40};
-static const float queries[QUERIES][DIM] = {{1, 0, 0}, {0, 0, 2}};
+static float vectors[ROWS][DIM], queries[QUERIES][DIM];
 
-/* Both queries, by Euclidean distance: 10 at 0 and 40 at 1 for the first, 30 at 1 for the second. */
-static int check_search(const nearfield_index* index) {
-    nearfield_vectors q = {queries, QUERIES, DIM, 0, NEARFIELD_F32};
-    int64_t ids[QUERIES][K], counts[QUERIES];
-    float scores[QUERIES][K];
-    CHECK(nearfield_search(index, &q, K, NULL, &ids[0][0], &scores[0][0], counts) == NEARFIELD_OK);
-    CHECK(counts[0] == 4 && counts[1] == 4);
-    CHECK(ids[0][0] == 10 && scores[0][0] == 0.0f);
-    CHECK(ids[0][1] == 40 && scores[0][1] == 1.0f);
-    CHECK(ids[1][0] == 30 && scores[1][0] == 1.0f);
-    CHECK(ids[0][4] == -1 && isnan(scores[0][4]));
-    return 0;
+static float next_random(void) {
+    static uint32_t state = 1;
+    state = state * 1664525u + 1013904223u;
+    return (float)(state >> 8) / (float)(1 << 24) - 0.5f;
 }
 
-static int check_filter(const nearfield_index* index) {
-    const int64_t allowed[2] = {20, 999};
-    nearfield_vectors q = {queries, 1, DIM, 0, NEARFIELD_F32};
-    nearfield_filter* filter = NULL;
-    nearfield_search_options options = {sizeof(options), NULL, 0, 0, 0};
-    int64_t ids[2], counts[1];
-    float scores[2];
-    CHECK(nearfield_filter_ids(index, allowed, 2, &filter) == NEARFIELD_OK);
-    options.filter = filter;
-    CHECK(nearfield_search(index, &q, 2, &options, ids, scores, counts) == NEARFIELD_OK);
-    CHECK(counts[0] == 1 && ids[0] == 20 && ids[1] == -1);
-    nearfield_filter_free(filter);
-    return 0;
+static nearfield_vectors view(const void* data, size_t n) {
+    nearfield_vectors v = {.data = data, .n = n, .dim = DIM};
+    return v;
 }
 
-int main(void) {
-    nearfield_index_options options = {sizeof(options), NULL, DIM, "l2", NULL, NULL, 0, 0};
-    nearfield_vectors vectors = {stored, 4, DIM, 0, NEARFIELD_F32};
-    nearfield_index *index = NULL, *opened = NULL;
-    const int64_t asked[3] = {40, -1, 10};
-    float scores[QUERIES][3];
+static nearfield_index* create(const char* metric, const char* codec) {
+    nearfield_index_options options = {.struct_size = sizeof(options), .dim = DIM, .metric = metric, .codec = codec};
+    nearfield_index* index = NULL;
+    CHECK_OK(nearfield_create(&options, &index));
+    return index;
+}
 
-    CHECK(strlen(nearfield_version()) > 0);
-    CHECK(nearfield_abi_version() == NEARFIELD_ABI_VERSION);
-    CHECK(nearfield_cpu_level() != NULL);
-    printf("nearfield %s, kernels %s\n", nearfield_version(), nearfield_cpu_level());
+static double true_score(const char* metric, const float* query, const float* vector) {
+    double dot = 0, lengths[2] = {0, 0}, distance = 0;
+    for (int d = 0; d < DIM; ++d) {
+        const double q = query[d], x = vector[d];
+        dot += q * x;
+        lengths[0] += q * q;
+        lengths[1] += x * x;
+        distance += (q - x) * (q - x);
+    }
+    if (strcmp(metric, "l2") == 0) return sqrt(distance);
+    return strcmp(metric, "ip") == 0 ? dot : dot / sqrt(lengths[0] * lengths[1]);
+}
 
-    CHECK(nearfield_create(&options, &index) == NEARFIELD_OK);
-    CHECK(nearfield_add(index, &vectors, stored_ids, NULL, NULL) == NEARFIELD_OK);
-    CHECK(nearfield_size(index) == 4 && nearfield_dim(index) == DIM);
-    CHECK(strcmp(nearfield_kind(index), "flat") == 0 && strcmp(nearfield_metric(index), "l2") == 0);
-    if (check_search(index) || check_filter(index)) return 1;
+/* Results among the rows whose byte in `allowed` is set (NULL: all), where ids are row numbers: as many as there can
+ * be, with true scores, and each with exactly as many better rows as it has better results. */
+static void check_hits(const char* metric, const uint8_t* allowed, size_t k, const int64_t* ids, const float* scores,
+                       const int64_t* counts) {
+    const double sign = strcmp(metric, "l2") == 0 ? 1 : -1;
+    size_t rows = 0;
+    for (size_t row = 0; row < ROWS; ++row) rows += allowed == NULL || allowed[row];
+    for (size_t q = 0; q < QUERIES; ++q) {
+        const size_t expected = rows < k ? rows : k;
+        CHECK(counts[q] == (int64_t)expected);
+        for (size_t i = 0; i < k; ++i, ++ids, ++scores) {
+            if (i >= expected) {
+                CHECK(*ids == -1 && isnan(*scores));
+                continue;
+            }
+            CHECK(*ids >= 0 && *ids < ROWS && (allowed == NULL || allowed[*ids]));
+            const double score = true_score(metric, queries[q], vectors[*ids]);
+            CHECK(fabs(score - *scores) < 1e-6);
+            size_t better = 0;
+            for (size_t row = 0; row < ROWS; ++row) {
+                if (allowed != NULL && !allowed[row]) continue;
+                better += sign * true_score(metric, queries[q], vectors[row]) < sign * score;
+            }
+            CHECK(better == i);
+        }
+    }
+}
 
-    vectors.data = queries;
-    vectors.n = QUERIES;
-    CHECK(nearfield_score(index, &vectors, asked, 3, 0, 1, &scores[0][0]) == NEARFIELD_OK);
-    CHECK(scores[0][0] == 1.0f && isnan(scores[0][1]) && scores[0][2] == 0.0f);
+static void test_search(const char* metric) {
+    nearfield_index* index = create(metric, "f32");
+    const nearfield_vectors stored = view(vectors, ROWS), asked = view(queries, QUERIES);
+    int64_t given[ROWS], ids[QUERIES * K], counts[QUERIES];
+    float scores[QUERIES * K];
+    CHECK_OK(nearfield_add(index, &stored, NULL, given, NULL));
+    CHECK(given[0] == 0 && given[ROWS - 1] == ROWS - 1);
+    CHECK(nearfield_size(index) == ROWS && nearfield_dim(index) == DIM && nearfield_nbytes(index) >= sizeof(vectors));
+    CHECK(strcmp(nearfield_kind(index), "flat") == 0 && strcmp(nearfield_metric(index), metric) == 0);
+    CHECK(strcmp(nearfield_codec(index), "f32") == 0 && strcmp(nearfield_rerank(index), "") == 0);
+    CHECK_OK(nearfield_search(index, &asked, K, NULL, ids, scores, counts));
+    check_hits(metric, NULL, K, ids, scores, counts);
 
-    /* An error leaves the index as it was, and says what was wrong. */
-    CHECK(nearfield_add(index, &vectors, stored_ids, NULL, NULL) == NEARFIELD_INVALID_ID);
-    CHECK(strlen(nearfield_last_error()) > 0 && nearfield_size(index) == 4);
-    vectors.dim = 2;
-    CHECK(nearfield_add(index, &vectors, NULL, NULL, NULL) == NEARFIELD_INVALID_ARGUMENT);
-    CHECK(nearfield_open("no such file", NULL, &opened) == NEARFIELD_IO && opened == NULL);
-    CHECK(nearfield_open_memory("not an index", 12, &opened) == NEARFIELD_FILE_FORMAT && opened == NULL);
+    /* A mask, and the same as ids, some of them unknown; fewer than K; none. */
+    static uint8_t mask[ROWS];
+    for (size_t allowed = 0; allowed <= 1000; allowed = allowed == 0 ? 4 : allowed * 250) {
+        int64_t list[1002] = {ROWS, ROWS + 7};
+        size_t n = 2;
+        memset(mask, 0, sizeof(mask));
+        for (size_t i = 0; i < allowed; ++i) {
+            const size_t row = i * 997 % ROWS;
+            mask[row] = (uint8_t)(1 + i % 255);
+            list[n++] = (int64_t)row;
+        }
+        nearfield_filter *by_mask = NULL, *by_ids = NULL;
+        CHECK_OK(nearfield_filter_mask(index, mask, ROWS, &by_mask));
+        CHECK_OK(nearfield_filter_ids(index, list, n, &by_ids));
+        nearfield_search_options options = {.struct_size = sizeof(options), .threads = 2};
+        options.filter = by_mask;
+        CHECK_OK(nearfield_search(index, &asked, K, &options, ids, scores, counts));
+        check_hits(metric, mask, K, ids, scores, counts);
+        options.filter = by_ids;
+        CHECK_OK(nearfield_search(index, &asked, K, &options, ids, scores, counts));
+        check_hits(metric, mask, K, ids, scores, counts);
+        nearfield_filter_free(by_mask);
+        nearfield_filter_free(by_ids);
+    }
 
-    CHECK(nearfield_save(index, "consumer_c.nearfield") == NEARFIELD_OK);
-    CHECK(nearfield_open("consumer_c.nearfield", NULL, &opened) == NEARFIELD_OK);
-    if (check_search(opened)) return 1;
-    nearfield_close(opened);
+    /* Everything as good as the last of the hits, the boundary included. */
+    CHECK_OK(nearfield_search(index, &asked, K, NULL, ids, scores, NULL));
+    nearfield_range_hits* hits = NULL;
+    CHECK_OK(nearfield_range_search(index, &asked, scores[K - 1], NULL, &hits));
+    CHECK(nearfield_range_hits_offsets(hits)[0] == 0 && nearfield_range_hits_offsets(hits)[1] == K);
+    CHECK(memcmp(nearfield_range_hits_ids(hits), ids, K * sizeof(*ids)) == 0);
+    CHECK(memcmp(nearfield_range_hits_scores(hits), scores, K * sizeof(*scores)) == 0);
+    nearfield_range_hits_free(hits);
+
+    /* Scores of given ids: the same for all queries, and a row for each. */
+    float again[QUERIES * K];
+    CHECK_OK(nearfield_score(index, &asked, ids, K, 1, 0, again));
+    CHECK(memcmp(again, scores, sizeof(scores)) == 0);
+    const int64_t wanted[3] = {17, -1, 4999};
+    CHECK_OK(nearfield_score(index, &asked, wanted, 3, 0, 1, again));
+    for (size_t q = 0; q < QUERIES; ++q) {
+        CHECK(fabs(again[q * 3] - true_score(metric, queries[q], vectors[17])) < 1e-6 && isnan(again[q * 3 + 1]));
+        CHECK(fabs(again[q * 3 + 2] - true_score(metric, queries[q], vectors[4999])) < 1e-6);
+    }
     nearfield_close(index);
-    puts("ok");
+}
+
+static void test_changes(void) {
+    nearfield_index* index = create("l2", "f32");
+    nearfield_vectors some = view(vectors, 10);
+    const int64_t first[10] = {10, 11, 12, 13, 14, 15, 16, 17, 18, 19}, gone[2] = {12, 19};
+    int64_t ids[10];
+    float kept[2 * DIM];
+    CHECK_OK(nearfield_add(index, &some, first, NULL, &(nearfield_write_options){sizeof(nearfield_write_options), 1}));
+    CHECK_OK(nearfield_remove(index, gone, 2));
+    CHECK(nearfield_size(index) == 8 && nearfield_contains(index, 11) == 1 && nearfield_contains(index, 12) == 0);
+    some = view(vectors[100], 2);
+    CHECK_OK(nearfield_update(index, first, &some, NULL));
+    CHECK_OK(nearfield_reconstruct(index, first, 2, kept));
+    CHECK(memcmp(kept, vectors[100], sizeof(kept)) == 0);
+    CHECK_OK(nearfield_add(index, &some, NULL, ids, NULL));
+    CHECK(ids[0] == 20 && ids[1] == 21);
+    CHECK_OK(nearfield_ids(index, ids, 10));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "10", nearfield_ids(index, ids, 9));
+    nearfield_close(index);
+}
+
+/* Every element type, in rows that lie apart. */
+static void test_element_types(void) {
+    static const char* const codecs[] = {"f32", "f16", "bf16", "int8", "uint8"};
+    static const size_t bytes[] = {4, 2, 2, 1, 1};
+    static const unsigned char three[][4] = {{0, 0, 0x40, 0x40}, {0, 0x42}, {0x40, 0x40}, {3}, {3}}; /* little-endian */
+    enum { N = 5, STRIDE = 100 };
+    for (int32_t type = NEARFIELD_F32; type <= NEARFIELD_UINT8; ++type) {
+        static unsigned char data[N * STRIDE];
+        memset(data, 0xff, sizeof(data));
+        for (size_t i = 0; i < N; ++i) {
+            for (size_t d = 0; d < DIM; ++d) {
+                memset(data + i * STRIDE + d * bytes[type], 0, bytes[type]);
+                if (d == i) memcpy(data + i * STRIDE + d * bytes[type], three[type], bytes[type]);
+            }
+        }
+        const nearfield_vectors given = {data, N, DIM, STRIDE, type};
+        nearfield_index* index = create("ip", codecs[type]);
+        CHECK_OK(nearfield_add(index, &given, NULL, NULL, NULL));
+        int64_t ids[N * N];
+        float scores[N * N];
+        CHECK_OK(nearfield_search(index, &given, N, NULL, ids, scores, NULL));
+        for (int i = 0; i < N; ++i) CHECK(ids[i * N] == i && scores[i * N] == 9.0f && scores[i * N + 1] == 0.0f);
+        nearfield_close(index);
+    }
+}
+
+struct buffer {
+    unsigned char* data;
+    size_t size, limit;
+};
+
+static int append(void* context, const void* data, size_t bytes) {
+    struct buffer* buffer = context;
+    if (buffer->size + bytes > buffer->limit) return 28;
+    buffer->data = realloc(buffer->data, buffer->size + bytes);
+    memcpy(buffer->data + buffer->size, data, bytes);
+    buffer->size += bytes;
+    return 0;
+}
+
+static void test_files(const char* path) {
+    nearfield_index *index = create("cosine", "int8"), *opened = NULL;
+    const nearfield_vectors stored = view(vectors, ROWS), asked = view(queries, QUERIES);
+    int64_t ids[2][QUERIES * K];
+    float scores[2][QUERIES * K];
+    CHECK_OK(nearfield_add(index, &stored, NULL, NULL, NULL));
+    CHECK_OK(nearfield_search(index, &asked, K, NULL, ids[0], scores[0], NULL));
+    struct buffer buffer = {NULL, 0, (size_t)-1};
+    CHECK_OK(nearfield_save_to(index, append, &buffer));
+    CHECK_OK(nearfield_save(index, path));
+    for (int way = 0; way < 4; ++way) {
+        const nearfield_open_options options = {sizeof(options), way > 1, way > 2};
+        CHECK_OK(way == 0 ? nearfield_open_memory(buffer.data, buffer.size, &opened)
+                          : nearfield_open(path, way == 1 ? NULL : &options, &opened));
+        CHECK(nearfield_size(opened) == ROWS && strcmp(nearfield_codec(opened), "int8") == 0);
+        CHECK_OK(nearfield_search(opened, &asked, K, NULL, ids[1], scores[1], NULL));
+        CHECK(memcmp(ids[0], ids[1], sizeof(ids[0])) == 0 && memcmp(scores[0], scores[1], sizeof(scores[0])) == 0);
+        nearfield_close(opened);
+    }
+    struct buffer full = {NULL, 0, 1000};
+    CHECK_FAILS(NEARFIELD_IO, "28", nearfield_save_to(index, append, &full));
+    CHECK_FAILS(NEARFIELD_IO, "no such folder", nearfield_save(index, "no such folder/index"));
+    CHECK_FAILS(NEARFIELD_IO, "no such file", nearfield_open("no such file", NULL, &opened));
+    CHECK(opened == NULL);
+    buffer.data[buffer.size / 2] ^= 1;
+    CHECK_FAILS(NEARFIELD_FILE_FORMAT, "checksum", nearfield_open_memory(buffer.data, buffer.size, &opened));
+    CHECK_FAILS(NEARFIELD_FILE_FORMAT, "", nearfield_open_memory(buffer.data, 100, &opened));
+    CHECK_FAILS(NEARFIELD_FILE_FORMAT, "", nearfield_open_memory(NULL, 0, &opened));
+    free(buffer.data);
+    free(full.data);
+    nearfield_close(index);
+}
+
+static void test_errors(void) {
+    nearfield_index *index = create("l2", "f32"), *none = (nearfield_index*)&none;
+    nearfield_vectors stored = view(vectors, 20), bad = stored;
+    nearfield_filter* filter = NULL;
+    nearfield_range_hits* hits = NULL;
+    int64_t ids[20], known[1] = {7}, unknown[2] = {7, 99};
+    float scores[20 * DIM];
+    CHECK_OK(nearfield_add(index, &stored, NULL, NULL, NULL));
+
+    nearfield_index_options create_options = {.struct_size = sizeof(create_options)};
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "dim", nearfield_create(&create_options, &none));
+    CHECK(none == NULL);
+    create_options.dim = DIM;
+    create_options.kind = "tree";
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "tree", nearfield_create(&create_options, &none));
+    create_options.kind = "flat";
+    create_options.metric = "l3";
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "l3", nearfield_create(&create_options, &none));
+    create_options.metric = NULL;
+    create_options.codec = "f12";
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "f12", nearfield_create(&create_options, &none));
+    create_options.codec = NULL;
+    create_options.oversample = 0.5;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "oversample", nearfield_create(&create_options, &none));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "options", nearfield_create(NULL, &none));
+
+    /* Options of an older program, of a newer one that asks for nothing new, and of one that does. */
+    struct {
+        nearfield_search_options known;
+        int64_t added;
+    } newer = {{.struct_size = sizeof(newer)}, 0};
+    CHECK_OK(nearfield_search(index, &stored, 1, &newer.known, ids, scores, NULL));
+    newer.added = 1;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "options",
+                nearfield_search(index, &stored, 1, &newer.known, ids, scores, NULL));
+    newer.known = (nearfield_search_options){.struct_size = offsetof(nearfield_search_options, exact), .exact = 5};
+    CHECK_OK(nearfield_search(index, &stored, 1, &newer.known, ids, scores, NULL));
+    newer.known.struct_size = 0;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "struct_size",
+                nearfield_search(index, &stored, 1, &newer.known, ids, scores, NULL));
+
+    bad.dim = DIM + 1;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "20", nearfield_add(index, &bad, NULL, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "19", nearfield_search(index, &bad, 1, NULL, ids, scores, NULL));
+    bad = stored;
+    bad.type = 5;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "type", nearfield_add(index, &bad, NULL, NULL, NULL));
+    float infinite[2 * DIM] = {0};
+    infinite[DIM] = INFINITY;
+    bad = view(infinite, 2);
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "row 1", nearfield_add(index, &bad, NULL, NULL, NULL));
+    stored.n = 1;
+    CHECK_FAILS(NEARFIELD_INVALID_ID, "7", nearfield_add(index, &stored, known, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ID, "99", nearfield_update(index, unknown + 1, &stored, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ID, "99", nearfield_remove(index, unknown, 2));
+    CHECK_FAILS(NEARFIELD_INVALID_ID, "99", nearfield_score(index, &stored, unknown, 2, 0, 0, scores));
+    CHECK_FAILS(NEARFIELD_INVALID_ID, "99", nearfield_reconstruct(index, unknown, 2, scores));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "20", nearfield_filter_mask(index, (const uint8_t*)"1", 1, &filter));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "radius", nearfield_range_search(index, &stored, NAN, NULL, &hits));
+    CHECK(nearfield_size(index) == 20 && filter == NULL && hits == NULL);
+
+    /* NULL where there must be something. */
+    bad.data = NULL;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "index", nearfield_add(NULL, &stored, NULL, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "vectors", nearfield_add(index, NULL, NULL, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "vectors", nearfield_add(index, &bad, NULL, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "ids", nearfield_update(index, NULL, &stored, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "ids", nearfield_remove(index, NULL, 1));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "queries", nearfield_search(index, NULL, 1, NULL, ids, scores, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "ids", nearfield_search(index, &stored, 1, NULL, NULL, scores, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "scores", nearfield_search(index, &stored, 1, NULL, ids, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "hits", nearfield_range_search(index, &stored, 1, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "scores", nearfield_score(index, &stored, known, 1, 0, 0, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "ids", nearfield_filter_ids(index, NULL, 1, &filter));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "mask", nearfield_filter_mask(index, NULL, 20, &filter));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "ids", nearfield_ids(index, NULL, 20));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "vectors", nearfield_reconstruct(index, known, 1, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "path", nearfield_save(index, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "write", nearfield_save_to(index, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "path", nearfield_open(NULL, NULL, &none));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "index", nearfield_open("x", NULL, NULL));
+    CHECK(nearfield_size(NULL) == 0 && nearfield_dim(NULL) == 0 && nearfield_nbytes(NULL) == 0);
+    CHECK(nearfield_metric(NULL) == NULL && nearfield_contains(NULL, 0) == 0 && nearfield_range_hits_ids(NULL) == NULL);
+    nearfield_close(NULL);
+    nearfield_filter_free(NULL);
+    nearfield_range_hits_free(NULL);
+
+    /* Nothing to do is not an error, and needs no arrays. */
+    bad.n = 0;
+    CHECK_OK(nearfield_add(index, &bad, NULL, NULL, NULL));
+    CHECK_OK(nearfield_search(index, &bad, 3, NULL, NULL, NULL, NULL));
+    CHECK_OK(nearfield_search(index, &stored, 0, NULL, NULL, NULL, NULL));
+    CHECK_OK(nearfield_remove(index, NULL, 0));
+    CHECK_OK(nearfield_score(index, &stored, NULL, 0, 0, 0, NULL));
+    CHECK_OK(nearfield_reconstruct(index, NULL, 0, NULL));
+    CHECK(nearfield_size(index) == 20);
+    nearfield_close(index);
+}
+
+int main(int argc, char** argv) {
+    for (size_t i = 0; i < ROWS * DIM; ++i) vectors[i / DIM][i % DIM] = next_random();
+    for (size_t i = 0; i < QUERIES * DIM; ++i) queries[i / DIM][i % DIM] = next_random();
+    CHECK(strlen(nearfield_version()) > 0 && nearfield_abi_version() == NEARFIELD_ABI_VERSION);
+    CHECK(nearfield_cpu_level() != NULL && strcmp(nearfield_last_error(), "") == 0);
+    test_search("cosine");
+    test_search("ip");
+    test_search("l2");
+    test_changes();
+    test_element_types();
+    test_files(argc > 1 ? argv[1] : "consumer_c.nearfield");
+    test_errors();
+    printf("nearfield %s (%s): ok\n", nearfield_version(), nearfield_cpu_level());
     return 0;
 }

@@ -1,11 +1,17 @@
-// A C++ program that owns an index through a smart pointer: float16 rows found again after a save and a mapped load.
+// A C++ program around the library: handles in smart pointers, statuses as exceptions, vectors that lie inside larger
+// records, searches on several threads beside a writer. Compares with brute force; returns 0 if all is right.
 #include <nearfield.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <iostream>
 #include <memory>
+#include <numeric>
+#include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -19,12 +25,17 @@ void check(nearfield_status status) {
     if (status != NEARFIELD_OK) throw std::runtime_error(nearfield_last_error());
 }
 
-Index create(std::size_t dim, const char* metric, const char* codec) {
+void expect(bool condition, const std::string& what) {
+    if (!condition) throw std::logic_error(what);
+}
+
+Index create(std::size_t dim, const char* metric, const char* codec, const char* rerank = nullptr) {
     nearfield_index_options options{};
     options.struct_size = sizeof options;
     options.dim = dim;
     options.metric = metric;
     options.codec = codec;
+    options.rerank = rerank;
     nearfield_index* index = nullptr;
     check(nearfield_create(&options, &index));
     return Index(index);
@@ -39,32 +50,117 @@ Index open_mapped(const std::string& path) {
     return Index(index);
 }
 
+// Documents of a program that has its own plans for them: the vectors lie one record apart.
+constexpr std::size_t kDim = 40, kDocuments = 5000, kQueries = 10, kHits = 10;
+struct Document {
+    std::int64_t id;
+    float vector[kDim];
+    char title[13];
+};
+
+std::vector<Document> make_documents(std::size_t n) {
+    std::mt19937 random(1);
+    std::uniform_real_distribution<float> uniform(-1, 1);
+    std::vector<Document> documents(n);
+    for (Document& document : documents) {
+        document.id = static_cast<std::int64_t>(1000 + 3 * (&document - documents.data()));
+        for (float& x : document.vector) x = uniform(random);
+    }
+    return documents;
+}
+
+nearfield_vectors vectors_of(const std::vector<Document>& documents, std::size_t n) {
+    return {documents[0].vector, n, kDim, sizeof(Document), NEARFIELD_F32};
+}
+
+double cosine(const float* a, const float* b) {
+    const double dot = std::inner_product(a, a + kDim, b, 0.0);
+    return dot / std::sqrt(std::inner_product(a, a + kDim, a, 0.0) * std::inner_product(b, b + kDim, b, 0.0));
+}
+
+struct Hits {
+    std::vector<std::int64_t> ids, counts;
+    std::vector<float> scores;
+};
+
+Hits search(const nearfield_index* index, const nearfield_vectors& queries, std::size_t k) {
+    Hits hits{std::vector<std::int64_t>(queries.n * k), std::vector<std::int64_t>(queries.n),
+              std::vector<float>(queries.n * k)};
+    check(nearfield_search(index, &queries, k, nullptr, hits.ids.data(), hits.scores.data(), hits.counts.data()));
+    return hits;
+}
+
+void test_search(const std::vector<Document>& documents, const nearfield_index* index, double error) {
+    const Hits hits = search(index, vectors_of(documents, kQueries), kHits);
+    for (std::size_t q = 0; q < kQueries; ++q) {
+        std::vector<double> scores;
+        for (const Document& document : documents) scores.push_back(cosine(documents[q].vector, document.vector));
+        std::vector<double> sorted = scores;
+        std::sort(sorted.begin(), sorted.end(), std::greater<>());
+        expect(hits.ids[q * kHits] == documents[q].id, "a document finds itself");
+        for (std::size_t i = 0; i < kHits; ++i) {
+            const std::size_t at = q * kHits + i;
+            const double own = scores.at(static_cast<std::size_t>(hits.ids[at] - 1000) / 3);
+            expect(std::abs(own - static_cast<double>(hits.scores[at])) <= error, "scores are true");
+            expect(std::abs(own - sorted[i]) <= 2 * error, "hits are the best");
+        }
+    }
+}
+
+void test_threads(const std::vector<Document>& documents, nearfield_index* index) {
+    std::vector<std::thread> readers;
+    std::vector<std::string> failures(3);
+    for (std::string& failure : failures) {
+        readers.emplace_back([&documents, index, &failure] {
+            try {
+                for (int turn = 0; turn < 20; ++turn) {
+                    const Hits hits = search(index, vectors_of(documents, kQueries), 1);
+                    for (std::size_t q = 0; q < kQueries; ++q) expect(hits.ids[q] == documents[q].id, "still there");
+                }
+            } catch (const std::exception& error) {
+                failure = error.what();
+            }
+        });
+    }
+    for (std::size_t i = kQueries; i < kQueries + 200; ++i) {
+        check(nearfield_remove(index, &documents[i].id, 1));
+        const nearfield_vectors vector{documents[i].vector, 1, kDim, 0, NEARFIELD_F32};
+        check(nearfield_add(index, &vector, &documents[i].id, nullptr, nullptr));
+    }
+    for (std::thread& reader : readers) reader.join();
+    for (const std::string& failure : failures) expect(failure.empty(), failure);
+}
+
+// Messages are each thread's own.
+void test_errors(nearfield_index* index) {
+    const float values[2] = {1, 2};
+    const nearfield_vectors wrong{values, 1, 2, 0, NEARFIELD_F32};
+    expect(nearfield_add(index, &wrong, nullptr, nullptr, nullptr) == NEARFIELD_INVALID_ARGUMENT, "wrong dimension");
+    std::thread([] { expect(std::string(nearfield_last_error()).empty(), "no error here yet"); }).join();
+    const std::string message = nearfield_last_error();
+    expect(message.find("dimension 2") != std::string::npos, "the message says what was given: " + message);
+    expect(message.find("dimension 40") != std::string::npos, "the message says what was expected: " + message);
+}
+
 }  // namespace
 
-int main() try {
-    constexpr std::size_t n = 1000, dim = 40;
-    std::vector<float> rows(n * dim);
-    std::uint32_t state = 1;
-    for (float& x : rows) {
-        state = state * 1664525 + 1013904223;
-        x = static_cast<float>(state >> 8) / (1 << 24) - 0.5f;
-    }
-    const nearfield_vectors vectors{rows.data(), n, dim, 0, NEARFIELD_F32};
-
-    const std::string path = "consumer_cpp.nearfield";
-    {
-        const Index index = create(dim, "cosine", "f16");
-        check(nearfield_add(index.get(), &vectors, nullptr, nullptr, nullptr));
+int main(int argc, char** argv) try {
+    const std::string path = argc > 1 ? argv[1] : "consumer_cpp.nearfield";
+    const std::vector<Document> documents = make_documents(kDocuments);
+    std::vector<std::int64_t> ids;
+    for (const Document& document : documents) ids.push_back(document.id);
+    const nearfield_vectors vectors = vectors_of(documents, kDocuments);
+    for (const char* codec : {"f32", "f16", "bf16", "int8"}) {
+        const Index index = create(kDim, "cosine", codec, codec == std::string("int8") ? "f32" : nullptr);
+        check(nearfield_add(index.get(), &vectors, ids.data(), nullptr, nullptr));
+        const double error = codec == std::string("f16") ? 1e-3 : codec == std::string("bf16") ? 5e-3 : 1e-6;
+        test_search(documents, index.get(), error);
         check(nearfield_save(index.get(), path.c_str()));
-    }
-    const Index index = open_mapped(path);
-    std::vector<std::int64_t> ids(n);
-    std::vector<float> scores(n);
-    check(nearfield_search(index.get(), &vectors, 1, nullptr, ids.data(), scores.data(), nullptr));
-    for (std::size_t i = 0; i < n; ++i) {
-        if (ids[i] != static_cast<std::int64_t>(i) || !(scores[i] > 0.999f)) {
-            throw std::runtime_error("row " + std::to_string(i) + " finds " + std::to_string(ids[i]));
-        }
+        const Index mapped = open_mapped(path);
+        test_search(documents, mapped.get(), error);
+        test_threads(documents, mapped.get());
+        test_search(documents, mapped.get(), error);
+        test_errors(index.get());
     }
     std::cout << "nearfield " << nearfield_version() << ": ok\n";
     return 0;
