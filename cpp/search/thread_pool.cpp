@@ -158,13 +158,15 @@ size_t quota(size_t none) {
 }  // namespace
 
 size_t usable_cpus() {
-    size_t count = std::max(1u, std::thread::hardware_concurrency());
+    static const size_t paid = quota(static_cast<size_t>(-1));
 #if defined(__linux__)
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0) count = static_cast<size_t>(std::max(1, CPU_COUNT(&set)));
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return std::min(static_cast<size_t>(std::max(1, CPU_COUNT(&set))), paid);
+    }
 #endif
-    static const size_t paid = quota(static_cast<size_t>(-1));
-    return std::min(count, paid);
+    static const size_t present = std::max(1u, std::thread::hardware_concurrency());  // reads a file on some systems
+    return std::min(present, paid);
 }
 
 Run part_of(const Run& run, double from, double to) {
