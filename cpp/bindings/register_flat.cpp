@@ -16,13 +16,15 @@ Vectors vectors_of(const py::array& array, const std::string& type) {
     const auto at = std::find(kNames.begin(), kNames.end(), type) - kNames.begin();
     if (static_cast<size_t>(at) == kNames.size()) throw InvalidInput("element type: \"" + type + "\" is unknown");
     const size_t bytes = kBytes[at];
+    const bool empty = array.size() == 0;  // an empty array may have any strides
     if (array.ndim() != 2 || static_cast<size_t>(array.itemsize()) != bytes ||
-        (array.shape(1) > 1 && array.strides(1) != array.itemsize()) || (array.shape(0) > 1 && array.strides(0) < 0)) {
+        (!empty && array.shape(1) > 1 && array.strides(1) != array.itemsize()) ||
+        (!empty && array.shape(0) > 1 && array.strides(0) < 0)) {
         throw InvalidInput("vectors: expected an (n, dim) array of " + type + " whose rows are contiguous");
     }
     return {static_cast<const std::byte*>(array.data()), static_cast<kernels::ElementType>(at),
             static_cast<size_t>(array.shape(0)), static_cast<size_t>(array.shape(1)),
-            static_cast<size_t>(array.shape(0) > 1 ? array.strides(0) : array.shape(1) * array.itemsize())};
+            static_cast<size_t>(!empty && array.shape(0) > 1 ? array.strides(0) : array.shape(1) * array.itemsize())};
 }
 
 namespace {

@@ -81,9 +81,7 @@ def vectors(value: Any, name: str) -> tuple[Array, str]:
         array = array[np.newaxis, :]
     if array.ndim != 2:
         raise ValueError(f"{name}: an array of {array.ndim} dimensions given, expected 2 (or 1 for a single vector)")
-    if array.size == 0:
-        array = np.empty(array.shape, array.dtype)  # an empty array may have any strides
-    elif (array.shape[1] > 1 and array.strides[1] != array.itemsize) or (array.shape[0] > 1 and array.strides[0] < 0):
+    if (array.shape[1] > 1 and array.strides[1] != array.itemsize) or (array.shape[0] > 1 and array.strides[0] < 0):
         array = np.ascontiguousarray(array)
     return array, element
 
