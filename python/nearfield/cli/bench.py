@@ -1,0 +1,101 @@
+"""``nearfield bench``: recall, speed and size of indexes over one's own vectors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import nearfield as nf
+
+from . import options
+from .errors import CommandError, UsageError, reported
+from .measure import Ids, Measurement, measure, measurements_table
+from .output import console, progress_bar
+from .readers import Array, hdf5_metric, hdf5_neighbors, is_hdf5, read_queries, read_vectors
+
+
+def bench(
+    vectors: options.Vectors,
+    queries: Annotated[
+        Path | None,
+        typer.Argument(help="File of query vectors; an ann-benchmarks file brings its own.", show_default=False),
+    ] = None,
+    metric: options.Metric = None,
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODEC",
+            help="Codec to measure: f32, f16, bf16, int8 or uint8; may be given several times. By default f32.",
+            show_default=False,
+        ),
+    ] = None,
+    rerank: options.Rerank = None,
+    oversample: options.Oversample = 4.0,
+    screen: options.Screen = True,
+    k: options.K = 10,
+    column: options.Column = None,
+    seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time for measuring each speed.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each codec.")] = False,
+    threads: options.Threads = None,
+) -> None:
+    """
+    Measure recall, speed, size and build time.
+
+    Recall is the share of the true neighbours that is found. Speeds are medians over calls with all queries, on all
+    threads, and over calls with a single query.
+    """
+    if queries is None and not is_hdf5(vectors):
+        raise UsageError(f"QUERIES: missing; {vectors} is no ann-benchmarks file that would bring its own")
+    configurations: list[dict[str, Any]] = [
+        {"codec": name, "rerank": rerank, "oversample": oversample, "screen": screen} for name in codec or ["f32"]
+    ]
+    for parameters in configurations:
+        with reported(kind=UsageError):
+            nf.Flat(1, metric or "cosine", **parameters)
+    rows = read_vectors(vectors, column)
+    asked = read_queries(vectors, "test") if queries is None else read_queries(queries, column)
+    for path, array in ((vectors, rows), (queries or vectors, asked)):
+        if not len(array):
+            raise CommandError(f"{path}: holds no vectors")
+    metric = metric or hdf5_metric(vectors) or "cosine"
+    k = min(k, len(rows))
+    with reported(vectors if queries is None else f"{vectors}, {queries}"):
+        truth = _true_neighbors(vectors if queries is None else None, metric, rows, asked, k, threads)
+    measured: list[Measurement] = []
+    for i, parameters in enumerate(configurations):
+        name = f"Flat {parameters['codec']}" + (f", rerank {rerank}" if rerank else "")
+        with reported(name), progress_bar(f"Measuring {name}", i / len(configurations)):
+            measured.append(
+                measure(name, partial(nf.Flat, metric=metric, **parameters), rows, asked, truth, threads, seconds)
+            )
+    if as_json:
+        for parameters, row in zip(configurations, measured, strict=True):
+            setting = {"metric": metric, **parameters, "k": k, "vectors": len(rows), "dim": rows.shape[1]}
+            print(json.dumps({"index": "Flat", **setting, "queries": len(asked), **_figures(row), **_machine(threads)}))
+        return
+    console.print(f"{len(rows):,} vectors of dimension {rows.shape[1]}, {len(asked):,} queries, {metric}")
+    console.print(measurements_table(measured, k))
+
+
+def _true_neighbors(hdf5: Path | None, metric: str, vectors: Array, queries: Array, k: int, threads: int | None) -> Ids:
+    """Return the neighbours that come with the queries, if of this metric and enough; else those found exactly."""
+    if hdf5 is not None and hdf5_metric(hdf5) == metric:
+        given = hdf5_neighbors(hdf5)
+        if given is not None and given.shape[0] == len(queries) and given.shape[1] >= k:
+            return given[:, :k].astype(np.int64)
+    return nf.kernels.knn(queries, vectors, k, metric, threads=threads).ids
+
+
+def _figures(row: Measurement) -> dict[str, Any]:
+    return {item.name: getattr(row, item.name) for item in fields(row) if item.name not in ("name", "ids")}
+
+
+def _machine(threads: int | None) -> dict[str, Any]:
+    cpu = nf.cpu_info()
+    return {"threads": threads or cpu["threads"], "cpu": cpu["name"], "level": cpu["level"], "version": nf.__version__}

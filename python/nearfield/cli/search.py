@@ -1,0 +1,81 @@
+"""``nearfield search``: the best matches of a file of queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import nearfield as nf
+
+from . import options
+from .errors import reported
+from .output import console, table
+from .readers import read_filter, read_queries
+from .writers import STDOUT, writer
+
+_SHOWN_QUERIES = 10
+
+
+def search(
+    index: Annotated[Path, typer.Argument(help="Index file.", show_default=False)],
+    queries: Annotated[Path, typer.Argument(help="File of query vectors.", show_default=False)],
+    k: options.K = 10,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where results go: .npy or .npz (ids and scores), .parquet or .jsonl, or - for JSON lines on stdout; "
+            "by default a table on the screen.",
+            show_default=False,
+        ),
+    ] = None,
+    filter: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File of what may be returned: ids, or a boolean mask over the index's ids.",
+            show_default=False,
+        ),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare every vector by the finest codec.")] = False,
+    mmap: Annotated[
+        bool, typer.Option("--mmap", help="Map the index: opens at once, verifies its header only.")
+    ] = False,
+    column: options.Column = None,
+    threads: options.Threads = None,
+) -> None:
+    """
+    Search an index for the vectors nearest to each query.
+
+    Higher scores are better for cosine and ip; l2 scores are distances.
+    """
+    write = _show if output is None else writer(output)
+    opened = nf.load(index, mmap=mmap)
+    vectors = read_queries(queries, column)
+    allowed = None
+    if filter is not None:
+        with reported(filter):
+            allowed = opened.prepare_filter(read_filter(filter))
+    with reported(queries):
+        hits = opened.search(vectors, k, filter=allowed, threads=threads, exact=exact)
+    write(hits)
+    if output not in (None, STDOUT):
+        console.print(f"{output}: {len(hits):,} queries, {hits.ids.shape[1]:,} results each", soft_wrap=True)
+
+
+def _show(hits: nf.Hits) -> None:
+    shown = table("query", "rank", "id", "score", numbers_from=0)
+    for query in range(min(len(hits), _SHOWN_QUERIES)):
+        count = hits.counts[query]
+        for rank, (id, score) in enumerate(zip(hits.ids[query, :count], hits.scores[query, :count], strict=True)):
+            last = rank == count - 1
+            shown.add_row("" if rank else str(query), str(rank), str(id), f"{score:.4f}", end_section=bool(last))
+        if count == 0:
+            shown.add_row(str(query), "", "no result", "", end_section=True)
+    console.print(shown)
+    if len(hits) > _SHOWN_QUERIES:
+        console.print(f"{len(hits) - _SHOWN_QUERIES:,} more queries; --output writes the results of all.")
