@@ -14,8 +14,8 @@
  *             nearfield_last_error(). After an error the index is as it was and output arrays are undefined; an output
  *             `**` is NULL. No exception leaves the library, and it never aborts, prints or exits.
  * Threads     Any number of threads may use one index: calls that take a const nearfield_index run beside each other
- *             and beside one of nearfield_add, _update and _remove; those wait for each other and for saves.
- *             nearfield_close must be the last call.
+ *             and beside one of nearfield_add, _update and _remove. Those and saves wait for each other. A reader
+ *             sees the index as it was between two changes. nearfield_close must be the last call.
  * Options     An option struct begins with its own size, and 0 (or NULL) in a field stands for its default:
  *                 nearfield_search_options options = {.struct_size = sizeof(options), .threads = 1};
  *             NULL in place of a struct means all defaults. Later versions add fields at the end; programs compiled
@@ -117,8 +117,7 @@ NEARFIELD_API nearfield_status nearfield_create(const nearfield_index_options* o
 
 typedef struct nearfield_open_options {
     size_t struct_size;
-    int64_t
-        mmap; /* 1: map the file instead of reading it. It may then be replaced by a save, but not changed in place */
+    int64_t mmap;   /* 1: map the file instead of reading it; a save may replace it then, but nobody may change it */
     int64_t verify; /* 1: compare the checksum of every array also when mapping, which reads the whole file */
 } nearfield_open_options;
 
