@@ -95,6 +95,7 @@ def test_labels_of_the_picture_do_not_overlap(tmp_path, monkeypatch):
         assert figure.bbox.fully_contains(box.x0, box.y0)
         assert figure.bbox.fully_contains(box.x1, box.y1)
         assert not any(box.overlaps(other) for other in boxes[:i])
+        assert not any(box.contains(*figure.axes[0].transData.transform((row.recall, row.batch_qps))) for row in rows)
 
 
 def test_every_codec_of_flat_is_shown():

@@ -44,6 +44,7 @@ def recall_speed(rows: list[Measurement], k: int, title: str, path: Path) -> boo
             fontsize=9,
             arrowprops={"arrowstyle": "-", "color": "0.6", "shrinkA": 1, "shrinkB": 4, "relpos": (side < 0, 0.5)},
         )
+        label.get_window_extent()  # puts it beside its point; includes the line, where that of Text does not
         while any(Text.get_window_extent(label).overlaps(other) for other in taken):
             across, up = label.get_position()
             label.set_position((across, up - 1))
