@@ -35,19 +35,32 @@ struct DocumentTerms {
     float mul, add, err, norm;
 };
 
-// `squared` is the squared length of the elements; `rounding` the relative error of a dot product.
-DocumentTerms document_terms(Metric metric, float squared, float row_scale, float rounding, bool integer) {
+// `squared` is the squared length of the elements; `rounding` the relative error of a dot product. Without branches, so
+// that loops over rows become vector code.
+template <Metric metric>
+DocumentTerms document_terms(float squared, float row_scale, float rounding, bool integer) {
     const float length = std::sqrt(squared), full = length * row_scale;
-    if (!(full < kLongest)) return {1, 0, kInfinity, 0};
-    if (!(full > kShortest)) {
-        // Next to nothing: its inner products are within the error. Its direction is unknown, unless it is exactly
-        // zero.
-        return {0, 0, metric == Metric::cosine ? kInfinity : 2 * kShortest, 0};
+    const bool known = full < kLongest && full > kShortest;
+    // Next to nothing: its inner products are within the error. Its direction is unknown, and so is all of a very long
+    // one.
+    const float unknown = full <= kShortest && metric != Metric::cosine ? 2 * kShortest : kInfinity;
+    if constexpr (metric == Metric::cosine) {
+        return {known ? 1 / length : 0, 0, known ? rounding : unknown, known && integer ? 1.0f : 0.0f};
     }
-    if (metric == Metric::cosine) return {1 / length, 0, rounding, integer ? 1.0f : 0.0f};
-    const float add = metric == Metric::l2 ? full * full * (1 - TiledQueries::kRelative) : 0.0f;
     const float norm = full * (1 + rounding);
-    return {row_scale, add, norm * rounding, integer ? norm : 0.0f};
+    const float add = metric == Metric::l2 ? full * full * (1 - TiledQueries::kRelative) : 0.0f;
+    return {known ? row_scale : 0, known ? add : 0, known ? norm * rounding : unknown, known && integer ? norm : 0.0f};
+}
+
+DocumentTerms document_terms(Metric metric, float squared, float row_scale, float rounding, bool integer) {
+    switch (metric) {
+        case Metric::cosine:
+            return document_terms<Metric::cosine>(squared, row_scale, rounding, integer);
+        case Metric::ip:
+            return document_terms<Metric::ip>(squared, row_scale, rounding, integer);
+        default:
+            return document_terms<Metric::l2>(squared, row_scale, rounding, integer);
+    }
 }
 
 class DenseQuery final : public Query {
@@ -211,44 +224,65 @@ class DenseQuery final : public Query {
     }
 
     void scan_rows(size_t q, Block block, SurvivorSink& sink) const noexcept {
-        float dot[kPiece], squared[kPiece];
+        float low[kPiece], high[kPiece];
         Survivor survivors[kPiece];
-        const QueryTerms& t = terms_[q];
         for (size_t start = 0; start < block.n; start += kPiece) {
             const size_t count = std::min(kPiece, block.n - start);
-            const Rows piece{block.data + start * stride_, stride_};
+            bound_rows(q, {block.data + start * stride_, stride_}, count, low, high);
+            const float bound = sink.bounds[q];
             size_t kept = 0;
-            const auto offer = [&](size_t i, float low, float high) {
-                if (!std::isfinite(low) || !std::isfinite(high)) low = -kInfinity, high = kInfinity;
-                if (low > sink.bounds[q]) return;
-                survivors[kept++] = {static_cast<uint32_t>(q), static_cast<uint32_t>(start + i), low, high};
-            };
-            if (metric_ == Metric::l2 && !is_integer(type_)) {
-                // A sum of squares is off by a relative error only.
-                kernels::active().dense[type_].l2(queries_.data() + q * dim_,
-                                                  reinterpret_cast<const uint8_t*>(piece.data), stride_, nullptr, count,
-                                                  dim_, dot);
-                for (size_t i = 0; i < count; ++i) {
-                    const float rounding = dot[i] * rounding_ + 0x1p-100f;
-                    const bool exotic = t.slack == kInfinity || !(dot[i] < 1e36f);
-                    offer(i, exotic ? -kInfinity : dot[i] - rounding, dot[i] + rounding);
-                }
-            } else {
-                dots(q, piece, nullptr, count, dot, squared);
-                const float error = is_integer(type_) && t.norm > 0
-                                        ? t.rounded.error / static_cast<float>(t.norm) * (1 + TiledQueries::kRelative)
-                                        : 0.0f;
-                for (size_t i = 0; i < count; ++i) {
-                    const DocumentTerms x = document_terms(metric_, squared[i], scale_of(piece.data + i * stride_),
-                                                           rounding_, is_integer(type_));
-                    const auto offset = static_cast<float>(t.offset);
-                    const float estimate = x.add + offset - t.scale * t.rounded_scale() * x.mul * dot[i];
-                    const float spread = t.slack * (x.err + error * x.norm) +
-                                         4 * TiledQueries::kRelative * (std::abs(estimate) + offset + x.add);
-                    offer(i, estimate - spread, estimate + spread);
-                }
+            for (size_t i = 0; i < count; ++i) {
+                if (low[i] > bound) continue;  // a NaN is kept
+                const bool known = std::isfinite(low[i]) && std::isfinite(high[i]);
+                survivors[kept++] = {static_cast<uint32_t>(q), static_cast<uint32_t>(start + i),
+                                     known ? low[i] : -kInfinity, known ? high[i] : kInfinity};
             }
             if (kept > 0) sink.take({survivors, kept});
+        }
+    }
+
+    // Bounds of the distances from query q to up to kPiece rows.
+    void bound_rows(size_t q, Rows rows, size_t n, float* low, float* high) const noexcept {
+        float dot[kPiece], squared[kPiece], scales[kPiece];
+        const QueryTerms& t = terms_[q];
+        if (metric_ == Metric::l2 && !is_integer(type_)) {
+            // A sum of squares is off by a relative error only.
+            kernels::active().dense[type_].l2(queries_.data() + q * dim_, reinterpret_cast<const uint8_t*>(rows.data),
+                                              rows.stride, nullptr, n, dim_, dot);
+            const float unknown = t.slack == kInfinity ? kInfinity : 0;
+            for (size_t i = 0; i < n; ++i) {
+                const float rounding = dot[i] * rounding_ + 0x1p-100f + (dot[i] < 1e36f ? unknown : kInfinity);
+                low[i] = dot[i] - rounding;
+                high[i] = dot[i] + rounding;
+            }
+            return;
+        }
+        dots(q, rows, nullptr, n, dot, squared);
+        for (size_t i = 0; i < n; ++i) scales[i] = scale_of(rows.data + i * rows.stride);
+        if (metric_ == Metric::cosine) {
+            bound_products<Metric::cosine>(t, dot, squared, scales, n, low, high);
+        } else if (metric_ == Metric::ip) {
+            bound_products<Metric::ip>(t, dot, squared, scales, n, low, high);
+        } else {
+            bound_products<Metric::l2>(t, dot, squared, scales, n, low, high);
+        }
+    }
+
+    template <Metric metric>
+    void bound_products(const QueryTerms& t, const float* dot, const float* squared, const float* scales, size_t n,
+                        float* low, float* high) const noexcept {
+        const bool integer = is_integer(type_);
+        const float scale = t.scale * t.rounded_scale(), slack = t.slack, rounding = rounding_;
+        const auto offset = static_cast<float>(t.offset);
+        const float error =
+            integer && t.norm > 0 ? t.rounded.error / static_cast<float>(t.norm) * (1 + TiledQueries::kRelative) : 0.0f;
+        for (size_t i = 0; i < n; ++i) {
+            const DocumentTerms x = document_terms<metric>(squared[i], scales[i], rounding, integer);
+            const float estimate = x.add + offset - scale * x.mul * dot[i];
+            const float spread =
+                slack * (x.err + error * x.norm) + 4 * TiledQueries::kRelative * (std::abs(estimate) + offset + x.add);
+            low[i] = estimate - spread;
+            high[i] = estimate + spread;
         }
     }
 

@@ -1,7 +1,7 @@
 // Integer dot products on rows with vpdpbusd: 64 unsigned by signed products into 16 sums. Signed rows are shifted to
-// unsigned by flipping the sign bit, and 128 times the sum of the query is subtracted at the end; exact in 32 bits up to
-// 65,535 dimensions. Row lengths (for cosine and l2) come from vpdpwssd on 16-bit elements: the loads are shared, and a
-// scan from memory has the cycles to spare.
+// unsigned by flipping the sign bit, and 128 times the sum of the query is subtracted at the end; exact in 32 bits up
+// to 65,535 dimensions. Row lengths (for cosine and l2) come from vpdpwssd on 16-bit elements: the loads are shared,
+// and a scan from memory has the cycles to spare.
 #include <immintrin.h>
 
 #include "kernels/kernel_table.h"

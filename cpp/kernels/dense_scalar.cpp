@@ -171,19 +171,19 @@ void quantize(const float* vector, size_t dim, int limit, int8_t* code, float* o
     for (size_t d = 0; d < dim; ++d) largest = fmaxf(largest, fabsf(vector[d]));
     const float scale = largest / static_cast<float>(limit);
     const float inverse = scale >= 0x1p-126f ? 1.0f / scale : 0.0f;  // a subnormal scale has no finite inverse
-    float error = 0, norm = 0;
+    double error = 0, norm = 0;
     for (size_t d = 0; d < dim; ++d) {
-        const float rounded = fminf(fmaxf(nearbyintf(vector[d] * inverse), -static_cast<float>(limit)),
-                                    static_cast<float>(limit));
-        const float value = rounded * scale, difference = vector[d] - value;
+        const float rounded =
+            fminf(fmaxf(nearbyintf(vector[d] * inverse), -static_cast<float>(limit)), static_cast<float>(limit));
+        const double value = double{rounded} * scale, difference = vector[d] - value;
         code[d] = static_cast<int8_t>(rounded);
         error += difference * difference;
         norm += value * value;
     }
-    const float up = 1.0f + 0x1p-23f * static_cast<float>(dim + 8);
+    const double up = 1.0 + 0x1p-22;  // for the rounding to float32 and of these sums
     out[0] = scale;
-    out[1] = sqrtf(error) * up;
-    out[2] = sqrtf(norm) * up;
+    out[1] = static_cast<float>(sqrt(error) * up + 0x1p-149);
+    out[2] = static_cast<float>(sqrt(norm) * up + 0x1p-149);
 }
 
 }  // namespace

@@ -13,15 +13,16 @@ namespace nearfield::kernels {
 // Element types of stored rows, in the order of KernelTable::dense.
 enum ElementType : int { kF32 = 0, kF16 = 1, kBF16 = 2, kI8 = 3, kU8 = 4, kElementTypes = 5 };
 
-// Documents in one interleaved group, and the largest number of queries in one tile: with 8 queries the 16 running sums
-// of two AVX-512 registers per query reach the peak of vpdpbusd; with 12, GCC 12 spills them.
+// Documents in one interleaved group, and the largest number of queries in one tile: 24 running sums of two AVX-512
+// registers per query, or four parts of three queries with AVX2.
 inline constexpr size_t kGroup = 32;
-inline constexpr size_t kTile = 8;
+inline constexpr size_t kTile = 12;
 
 // Kernels on rows in their natural order. `data` is the first row, `stride` the distance between rows in bytes (rows
 // need no alignment); `rows` lists row numbers, or is null for rows 0 .. n-1.
 struct DenseKernels {
-    // Float elements: dot[i] = <query, row>, and squared[i] = <row, row> unless `squared` is null. All sums are float32.
+    // Float elements: dot[i] = <query, row>, and squared[i] = <row, row> unless `squared` is null. All sums are
+    // float32.
     void (*dot)(const float* query, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n, size_t dim,
                 float* dot, float* squared);
     // Float elements: out[i] = sum of (query - row)^2 in float32.
@@ -43,12 +44,12 @@ struct DenseKernels {
 //     low = add[x] - scale[q] * (mul[x] * dot(q, x)) - slack[q] * (err[x] + norm_ratio * norm[x]),
 // and the document survives unless low > bound[q] (so that a NaN survives, and is settled exactly by the caller).
 struct Tile {
-    size_t width;            // queries, 1 .. kTile
-    const void* queries;     // float32: [dim][width]; int8: [ceil(dim / 4)][width][4], padded with zeros
-    const int32_t* bias;     // int8 tiles: subtracted from the dot product (128 * sum of the query: codes are +128)
-    const float* scale;      // [width]
-    const float* slack;      // [width]
-    const float* bound;      // [width]
+    size_t width;         // queries, 1 .. kTile
+    const void* queries;  // float32: [dim][width]; int8: [ceil(dim / 4)][width][4], padded with zeros
+    const int32_t* bias;  // int8 tiles: subtracted from the dot product (128 * sum of the query: codes are +128)
+    const float* scale;   // [width]
+    const float* slack;   // [width]
+    const float* bound;   // [width]
     float norm_ratio;
 };
 

@@ -1,4 +1,4 @@
-// AVX-512 float32 tile: a group of 32 documents is two registers per dimension, a tile of 8 queries 16 running sums;
+// AVX-512 float32 tile: a group of 32 documents is two registers per dimension, a tile of 12 queries 24 running sums;
 // the query element is a broadcast operand used twice. The width is a compile-time constant: a run-time width would
 // spill the sums.
 #include <immintrin.h>
@@ -32,7 +32,8 @@ uint32_t run(const float* codes, const float* factors, size_t dim, const Tile* t
 uint32_t tile_f32(const float* codes, const float* factors, size_t dim, const Tile* tile, uint32_t* survivors,
                   float* low) {
     using Run = uint32_t (*)(const float*, const float*, size_t, const Tile*, uint32_t*, float*);
-    static constexpr Run kRuns[] = {run<1>, run<2>, run<3>, run<4>, run<5>, run<6>, run<7>, run<8>};
+    static constexpr Run kRuns[] = {run<1>, run<2>, run<3>, run<4>,  run<5>,  run<6>,
+                                    run<7>, run<8>, run<9>, run<10>, run<11>, run<12>};
     static_assert(sizeof(kRuns) / sizeof(Run) == kTile);
     return kRuns[tile->width - 1](codes, factors, dim, tile, survivors, low);
 }

@@ -51,8 +51,9 @@ void products(const uint8_t* codes, const int8_t* queries, size_t fours, int32_t
 uint32_t tile_u8(const uint8_t* codes, const float* factors, size_t dim, const Tile* tile, uint32_t* survivors,
                  float* low) {
     using Products = void (*)(const uint8_t*, const int8_t*, size_t, int32_t*);
-    static constexpr Products kProducts[] = {products<1>, products<2>, products<3>, products<4>,
-                                             products<5>, products<6>, products<7>, products<8>};
+    static constexpr Products kProducts[] = {products<1>, products<2>,  products<3>,  products<4>,
+                                             products<5>, products<6>,  products<7>,  products<8>,
+                                             products<9>, products<10>, products<11>, products<12>};
     static_assert(sizeof(kProducts) / sizeof(Products) == kTile);
     alignas(64) int32_t sums[kTile * kGroup];
     kProducts[tile->width - 1](codes, static_cast<const int8_t*>(tile->queries), (dim + 3) / 4, sums);

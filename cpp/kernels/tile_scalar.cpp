@@ -8,9 +8,7 @@ struct Factors {
     const float *mul, *add, *err, *norm;
 };
 
-Factors split(const float* factors) {
-    return {factors, factors + kGroup, factors + 2 * kGroup, factors + 3 * kGroup};
-}
+Factors split(const float* factors) { return {factors, factors + kGroup, factors + 2 * kGroup, factors + 3 * kGroup}; }
 
 uint32_t judge(const float* dots, const Factors& x, const Tile* tile, size_t q, uint32_t* survivors, float* low) {
     uint32_t mask = 0;

@@ -42,6 +42,6 @@ struct Flat::Snapshot {
 
 // The screen's centre is the mean of this many first rows, so that it does not depend on how the rows were added. With
 // fewer there is no screen: a plain scan is over before it could pay.
-inline constexpr size_t kScreenFrom = 4096;
+inline constexpr size_t kScreenFrom = 1024;
 
 }  // namespace nearfield

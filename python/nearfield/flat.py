@@ -64,8 +64,6 @@ class Flat:
     (array([[0, 2]]), array([[0., 1.]], dtype=float32))
     """
 
-    _core: _core.Flat
-
     def __init__(
         self,
         dim: int,
@@ -365,7 +363,7 @@ class Flat:
         return self._core.ids()
 
     def __contains__(self, id: object) -> bool:
-        return isinstance(id, (int, np.integer)) and 0 <= id <= np.iinfo(np.int64).max and int(id) in self._core
+        return isinstance(id, (int, np.integer)) and 0 <= int(id) < 2**63 and int(id) in self._core
 
     def __len__(self) -> int:
         return len(self._core)
