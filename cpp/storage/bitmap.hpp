@@ -33,8 +33,8 @@ class Bitmap {
     std::vector<uint64_t> words_;
 };
 
-// The rows of an index at one moment: rows [0, count) without the dead ones. A writer makes a new set and publishes it; a
-// reader keeps the one it began with, so it needs no lock while it searches.
+// The rows of an index at one moment: rows [0, count) without the dead ones. A writer makes a new set and publishes it;
+// a reader keeps the one it began with, so it needs no lock while it searches.
 struct LiveRows {
     size_t count = 0;
     size_t dead_count = 0;

@@ -21,9 +21,7 @@ class Filter:
     def __len__(self) -> int: ...
 
 class Flat:
-    def __init__(
-        self, dim: int, metric: str, codec: str, rerank: str, oversample: float, screen: bool
-    ) -> None: ...
+    def __init__(self, dim: int, metric: str, codec: str, rerank: str, oversample: float, screen: bool) -> None: ...
     def add(
         self,
         vectors: _Array,

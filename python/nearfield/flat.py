@@ -18,9 +18,9 @@ class Flat:
     """
     Exact search over all vectors.
 
-    Every vector is compared with every query, and the result is that of a comparison in float64, ties by lower id. Float
-    vectors are scanned through a compact 8-bit image with a proven error bound, and only those that the bound leaves open
-    are compared in full.
+    Every vector is compared with every query, and the result is that of a comparison in float64, ties by lower id.
+    Float vectors are scanned through a compact 8-bit image with a proven error bound, and only those that the bound
+    leaves open are compared in full.
 
     Parameters
     ----------
@@ -30,16 +30,16 @@ class Flat:
         Cosine similarity (higher is better, in [-1, 1]; a zero vector scores 0), inner product (higher is better) or
         Euclidean distance (lower is better). Vectors are kept as given: the metric does its own normalisation.
     codec : {"f32", "f16", "bf16", "int8", "uint8"}
-        How vectors are stored. "int8" keeps a vector of integers from -128 to 127 as it is, and rounds any other with one
-        scale per vector; "uint8" takes integers from 0 to 255 only.
+        How vectors are stored. "int8" keeps a vector of integers from -128 to 127 as it is, and rounds any other with
+        one scale per vector; "uint8" takes integers from 0 to 255 only.
     rerank : str, optional
         A second, finer codec for the same vectors. A search then takes ``oversample * k`` candidates by the first codec
         and scores them again by this one, and ``score`` and ``reconstruct`` use it.
     oversample : float
         Candidates per result when reranking, at least 1.
     screen : bool
-        Whether to keep the 8-bit image (a quarter of the size of float32 vectors, counted in ``nbytes``). It never
-        changes a result.
+        Whether to keep the 8-bit image (a quarter of the size of float32 vectors, counted in ``nbytes``; from 1,024
+        vectors on). It never changes a result.
 
     Raises
     ------

@@ -88,9 +88,7 @@ def knn(
     return Hits(*_core.knn(q, q_type, x, x_type, _inputs.count(k, "k"), name, _inputs.threads(threads)))
 
 
-def topk(
-    scores: npt.ArrayLike, k: int, largest: bool = True
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def topk(scores: npt.ArrayLike, k: int, largest: bool = True) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """
     Find the k best of each row of scores.
 
