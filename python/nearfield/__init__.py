@@ -35,8 +35,8 @@ def cpu_info() -> dict[str, object]:
     -------
     dict
         ``name`` of the CPU, ``level`` in use (the best one, or what the environment variable NEARFIELD_ISA names),
-        ``levels`` that run here, ``kernels`` (for each kernel the level that provides it) and ``threads``, the number of
-        CPUs that this process may use.
+        ``levels`` that run here, ``kernels`` (for each kernel the level that provides it) and ``threads``, the number
+        of CPUs that this process may use.
     """
     level = _core.active_level()
     return {
