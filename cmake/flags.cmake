@@ -20,7 +20,7 @@ function(nearfield_accepts result)
   set(${result} ${${result}} PARENT_SCOPE)
 endfunction()
 
-# NEARFIELD_BASELINE: what every file may use. x86-64-v2 is every x86 CPU since 2009 (Nehalem), armv8-a every 64-bit ARM.
+# NEARFIELD_BASELINE: what every file may use. x86-64-v2 is Intel since Nehalem (2009) and AMD since Bulldozer (2011), armv8-a every 64-bit ARM.
 # MSVC has no switch between SSE2 and AVX; its files stay at SSE2.
 set(NEARFIELD_BASELINE)
 if(NOT MSVC)

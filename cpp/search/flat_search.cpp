@@ -105,6 +105,9 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
     if (oversample && !(*oversample >= 1)) {
         throw InvalidInput("oversample: " + std::to_string(*oversample) + " given, expected at least 1");
     }
+    if (oversample && !rerank_) {
+        throw InvalidInput("oversample: " + std::to_string(*oversample) + " given to an index without a rerank codec");
+    }
     std::vector<float> vectors(queries.n * queries.dim);
     queries.to_f32(0, queries.n, vectors.data());
     check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
@@ -129,7 +132,9 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
     plan.codec = finest ? rerank_.get() : codec_.get();
     plan.rows = finest ? &*state.rerank : &state.rows;
     plan.screen = !finest && options_.screen && now.screened > 0;
-    plan.listed = allowed != nullptr && candidates * 16 < count;
+    // Settling a row by itself costs as much as scanning this many, more so where a batch shares the scan.
+    const size_t rows_per_settled = queries.n < 4 ? 16 : 128;
+    plan.listed = allowed != nullptr && candidates * rows_per_settled < count;
     plan.count = count;
     out.plan = plan.listed ? "filtered rows, " + std::string(plan.codec->name())
                            : std::string(plan.screen ? "screened scan, " : "scan, ") + std::string(plan.codec->name());
@@ -197,6 +202,7 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
             const Settler settler(*part->query, *plan.rows);
             std::vector<double> exact(listed.size());
             for (size_t q = 0; q < part->queries; ++q) {
+                checkpoint();
                 settler(q, listed.data(), listed.size(), exact.data());
                 for (size_t i = 0; i < listed.size(); ++i) part->best->offer_settled(q, listed[i], exact[i]);
             }

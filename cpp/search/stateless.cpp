@@ -36,7 +36,7 @@ std::vector<float> scores(const Vectors& queries, const Vectors& vectors, Metric
                     for (size_t i = 0; i < n; ++i) to[i] = 0.0f - from[i];
                 } else {  // NaN: a vector of zeros
                     for (size_t i = 0; i < n; ++i)
-                        to[i] = from[i] == from[i] ? std::clamp(-from[i], -1.0f, 1.0f) : 0.0f;
+                        to[i] = from[i] == from[i] ? std::clamp(0.0f - from[i], -1.0f, 1.0f) : 0.0f;
                 }
             }
         });

@@ -34,12 +34,12 @@ def load(file: Any, *, mmap: bool = False, verify: bool | None = None) -> Flat:
         If it cannot be read.
     """
     path = _inputs.path_of(file)
+    if verify is False and not mmap:
+        raise ValueError("verify: only a mapped file can be opened without verifying it")
     if path is not None:
         return Flat._of(_core.Flat.load_path(path, mmap, bool(verify)))
     if mmap:
         raise ValueError("mmap: only a file at a path can be mapped")
-    if verify is False:
-        raise ValueError("verify: only a mapped file can be opened without verifying it")
     if hasattr(file, "read"):
         file = file.read()
     if not isinstance(file, (bytes, bytearray, memoryview)):

@@ -205,7 +205,7 @@ class Flat:
         threads : int, optional
             By default all CPUs that this process may use, one for a single query.
         oversample : float, optional
-            Candidates per result for this search, in place of the index's own (with ``rerank``).
+            Candidates per result for this search, in place of the index's own. Only with ``rerank``.
         exact : bool
             Compare every vector by the finest codec, without candidates.
 
@@ -359,7 +359,7 @@ class Flat:
         return self._core.reconstruct(_inputs.flat_ids(ids))
 
     def ids(self) -> npt.NDArray[np.int64]:
-        """Return all ids, in the order that boolean filters are aligned with."""
+        """Return all ids, in the order that boolean filters are aligned with; an update moves an id to the end."""
         return self._core.ids()
 
     def __contains__(self, id: object) -> bool:
@@ -395,7 +395,7 @@ class Flat:
 
     @property
     def screen(self) -> bool:
-        """Whether float vectors are scanned through their 8-bit image."""
+        """Whether float vectors are scanned through their 8-bit image once there are enough of them."""
         return self._core.screen
 
     @property
