@@ -12,17 +12,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 import nearfield as nf
+import oracle
 
 # The same examples in every run; `--hypothesis-profile thorough` looks for new ones.
 settings.register_profile("default", deadline=None, max_examples=20, derandomize=True)
-settings.register_profile(
-    "thorough", deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile("default")
 
 

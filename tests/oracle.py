@@ -23,17 +23,17 @@ def stored(vectors: np.ndarray, codec: str) -> np.ndarray:
         bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000  # to nearest, ties to even
         return bits.astype(np.uint32).view(np.float32)
     if codec == "int8":
-        return np.array([_rounded_row(row) for row in x], np.float32).reshape(x.shape)
+        return _rounded_rows(x)
     return x  # "f32", and "uint8", which takes nothing that it would have to round
 
 
-def _rounded_row(row: np.ndarray) -> np.ndarray:
+def _rounded_rows(x: np.ndarray) -> np.ndarray:
     """8-bit integers stay as they are; other rows are rounded with one scale, max|x| / 127."""
-    if np.all((row == np.rint(row)) & (row >= -128) & (row <= 127)):
-        return row
-    scale = np.abs(row).max() / np.float32(127)
-    inverse = np.float32(1) / scale if scale >= np.finfo(np.float32).tiny else np.float32(0)
-    return np.clip(np.rint(row * inverse), -127, 127).astype(np.float32) * scale
+    integers = ((x == np.rint(x)) & (x >= -128) & (x <= 127)).all(axis=1, keepdims=True)
+    scale = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
+    known = scale >= np.finfo(np.float32).tiny
+    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=known)
+    return np.where(integers, x, np.clip(np.rint(x * inverse), -127, 127) * scale)
 
 
 def keys(query: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
@@ -88,18 +88,22 @@ def check_order(found: np.ndarray, query: np.ndarray, rows: np.ndarray, ids: np.
     Where rounding alone decides between two rows that differ, either order is accepted; equal rows never may swap.
     """
     expected = best(query, rows, ids, metric, k)
-    wrong = np.flatnonzero(found != ids[expected])
-    if not wrong.size:
+    assert len(found) == len(expected)
+    if np.array_equal(found, ids[expected]):
         return
-    key, error = keys(query, rows, metric), tolerance(query, rows, metric)
     place = {int(id): i for i, id in enumerate(ids)}
-    for at in wrong:
-        got, wanted = place[int(found[at])], expected[at]
-        close = abs(key[got] - key[wanted]) <= error[got] + error[wanted]
-        message = f"place {at}: id {found[at]} ({key[got]}) in place of {ids[wanted]} ({key[wanted]})"
-        assert close, message
-        assert not np.array_equal(rows[got], rows[wanted]), message + ", an equal vector"
-    assert len(set(found.tolist())) == len(found), "an id stands twice"
+    at = np.array([place[int(id)] for id in found])
+    assert len(set(at.tolist())) == len(at), f"an id stands twice in {found}"
+    key, error = keys(query, rows, metric), tolerance(query, rows, metric)
+    low, high = key - error, key + error
+    message = f"{found} in place of {ids[expected]}, with keys {key[at]} in place of {key[expected]}"
+    assert (np.maximum.accumulate(low[at])[:-1] <= high[at][1:]).all(), message
+    left_out = np.setdiff1d(np.arange(len(rows)), at)
+    assert high[left_out].min(initial=np.inf) >= low[at].max(), message
+    _, groups = np.unique(rows, axis=0, return_inverse=True)
+    for group in np.unique(groups[at]):
+        equal = found[groups[at] == group]
+        assert equal.tolist() == sorted(ids[groups == group])[: len(equal)], message + f": {equal} have equal vectors"
 
 
 def check_hits(hits, queries, rows, ids, metric, k, *, ranked=True) -> None:
@@ -130,11 +134,10 @@ def candidates(query, rows, ids, metric, k, oversample) -> np.ndarray:
 
 
 def is_ambiguous(query: np.ndarray, rows: np.ndarray, places: np.ndarray, metric: str) -> bool:
-    """Whether rounding could exchange the last of the places for a row outside of them."""
+    """Whether rounding could exchange one of the places for a different row outside of them."""
     outside = np.setdiff1d(np.arange(len(rows)), places)
     if not places.size or not outside.size:
         return False
     key, error = keys(query, rows, metric), tolerance(query, rows, metric)
-    last = places[-1]
-    close = np.abs(key[outside] - key[last]) <= error[outside] + error[last]
-    return bool(np.any(close & (rows[outside] != rows[last]).any(axis=1)))
+    close = (key - error)[outside] <= (key + error)[places].max()
+    return bool(np.any(close & (rows[outside] != rows[places[-1]]).any(axis=1)))

@@ -94,6 +94,7 @@ def make(character: str, seed: int, n: int, dim: int, codec: str = "f32") -> np.
 seeds = st.integers(0, 2**32 - 1)
 dims = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 33, 48]))
 sizes = st.integers(0, 70)
+batches = st.integers(0, 15)
 ks = st.one_of(st.integers(0, 12), st.integers(0, 90))
 
 
@@ -103,7 +104,7 @@ def vectors(draw, codec: str, dim: int, n=sizes, characters=tuple(CHARACTERS)):
 
 
 @st.composite
-def collections(draw, codec: str, n=sizes, characters=tuple(CHARACTERS), queries=st.integers(0, 15)):
+def collections(draw, codec: str, n=sizes, characters=tuple(CHARACTERS), queries=batches):
     """Vectors, queries of the same character (some of them vectors of the collection), and ids."""
     dim, character = draw(dims), draw(st.sampled_from(characters))
     x = make(character, draw(seeds), draw(n), dim, codec)

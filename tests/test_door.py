@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
-import strategies
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import collections, dims, ks, seeds
 
 import nearfield as nf
+import oracle
+import strategies
+from strategies import collections, dims, ks, seeds
 
 
 @given(data=st.data())
