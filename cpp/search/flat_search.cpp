@@ -101,16 +101,13 @@ const Bitmap* Flat::rows_of(const Snapshot& now, const Filter* filter, std::opti
 
 SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter, std::optional<double> oversample,
                           bool exhaustive, const Run& run) const {
-    check_dim(queries.dim, options_.dim, "queries");
     if (oversample && !(*oversample >= 1)) {
         throw InvalidInput("oversample: " + std::to_string(*oversample) + " given, expected at least 1");
     }
     if (oversample && !rerank_) {
         throw InvalidInput("oversample: " + std::to_string(*oversample) + " given to an index without a rerank codec");
     }
-    std::vector<float> vectors(queries.n * queries.dim);
-    queries.to_f32(0, queries.n, vectors.data());
-    check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
+    const std::vector<float> vectors = checked_f32(queries, options_.dim, "queries");
 
     const Snapshot now = snapshot();
     const State& state = *now.state;
@@ -226,11 +223,8 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
 }
 
 RangeResult Flat::range_search(const Vectors& queries, double radius, const Filter* filter, const Run& run) const {
-    check_dim(queries.dim, options_.dim, "queries");
     if (std::isnan(radius)) throw InvalidInput("radius: NaN given, expected a number");
-    std::vector<float> vectors(queries.n * queries.dim);
-    queries.to_f32(0, queries.n, vectors.data());
-    check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
+    const std::vector<float> vectors = checked_f32(queries, options_.dim, "queries");
     const Snapshot now = snapshot();
     const State& state = *now.state;
     const size_t count = now.live.count;
@@ -286,10 +280,7 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Filt
 
 std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_t m, bool per_query,
                                const Run& run) const {
-    check_dim(queries.dim, options_.dim, "queries");
-    std::vector<float> vectors(queries.n * queries.dim);
-    queries.to_f32(0, queries.n, vectors.data());
-    check_finite(vectors.data(), queries.n, queries.dim, "queries", 0);
+    const std::vector<float> vectors = checked_f32(queries, options_.dim, "queries");
     const Snapshot now = snapshot();
     const State& state = *now.state;
     const size_t lists = per_query ? queries.n : 1;

@@ -8,10 +8,7 @@
 namespace nearfield {
 
 std::vector<float> scores(const Vectors& queries, const Vectors& vectors, Metric metric, const Run& run) {
-    check_dim(queries.dim, vectors.dim, "queries");
-    std::vector<float> own(queries.n * queries.dim);
-    queries.to_f32(0, queries.n, own.data());
-    check_finite(own.data(), queries.n, queries.dim, "queries", 0);
+    const std::vector<float> own = checked_f32(queries, vectors.dim, "queries");
     // Vectors are scored as float32, whatever they are stored as: a query rounded to 8 bits would do for a bound, not
     // here.
     const DenseCodec codec(kernels::kF32, vectors.dim, metric);

@@ -32,6 +32,14 @@ void check_finite(const float* vectors, size_t n, size_t dim, std::string_view n
     }
 }
 
+std::vector<float> checked_f32(const Vectors& vectors, size_t dim, std::string_view name) {
+    check_dim(vectors.dim, dim, name);
+    std::vector<float> out(vectors.n * dim);
+    vectors.to_f32(0, vectors.n, out.data());
+    check_finite(out.data(), vectors.n, dim, name, 0);
+    return out;
+}
+
 void check_dim(size_t got, size_t expected, std::string_view name) {
     if (got != expected) {
         throw InvalidInput(std::string(name) + ": vectors of dimension " + std::to_string(got) +

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <string_view>
+#include <vector>
 
 #include "kernels/kernel_table.h"
 
@@ -21,6 +22,9 @@ struct Vectors {
 // Throws InvalidInput naming the first row that holds NaN or infinity; `name` is the argument's name, `first` the
 // number of the first row within it.
 void check_finite(const float* vectors, size_t n, size_t dim, std::string_view name, size_t first);
+
+// All rows as float32; throws InvalidInput unless they have the dimension and are finite.
+std::vector<float> checked_f32(const Vectors& vectors, size_t dim, std::string_view name);
 
 // Throws InvalidInput, with both numbers, unless the dimensions agree.
 void check_dim(size_t got, size_t expected, std::string_view name);
