@@ -24,6 +24,8 @@ Progress = Callable[[float], None]
 
 def _as_array(value: Any, name: str) -> Array:
     """NumPy's view of an array, tensor, Arrow column, DLPack object or nested list."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array given; fill or drop what is masked")
     if isinstance(value, np.ndarray):
         return value
     if type(value).__module__.startswith("pyarrow"):
@@ -42,10 +44,16 @@ def _as_array(value: Any, name: str) -> Array:
 
 def _from_arrow(value: Any, name: str) -> Array:
     """A column of fixed-size or equally long lists as (n, dim), any other column as it is."""
-    if hasattr(value, "combine_chunks"):
+    if hasattr(value, "combine_chunks") and hasattr(value, "chunks"):
         value = value.combine_chunks()
+    if not hasattr(value, "null_count"):
+        raise TypeError(f"{name}: a pyarrow {type(value).__name__} given, expected a column (Array or ChunkedArray)")
     if value.null_count:
         raise ValueError(f"{name}: {value.null_count} entries of the Arrow column are null")
+    if hasattr(value, "to_numpy_ndarray"):  # Arrow's own type for tensors of one shape
+        return np.asarray(value.to_numpy_ndarray())
+    if str(value.type).startswith(("list_view", "large_list_view")):
+        raise TypeError(f"{name}: an Arrow column of type {value.type} given, expected lists")
     if not str(value.type).startswith(("fixed_size_list", "list", "large_list")):
         return np.asarray(value.to_numpy(zero_copy_only=False))
     elements = value.flatten()
@@ -70,7 +78,8 @@ def vectors(value: Any, name: str) -> tuple[Array, str]:
     array = _as_array(value, name)
     element = _ELEMENT_TYPES.get(array.dtype)
     if element is None and array.dtype.name == "bfloat16":  # of the package ml_dtypes; NumPy itself has none
-        array, element = array.view(np.uint16), "bf16"
+        native = array if array.dtype.isnative else array.byteswap().view(array.dtype.newbyteorder("="))
+        array, element = native.view(np.uint16), "bf16"
     if element is None:
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{name}: elements of type {array.dtype} given, expected numbers")
