@@ -1,0 +1,126 @@
+"""Levels of kernels: each is real, each can be asked for, and all give the same results."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+
+import nearfield as nf
+from nearfield import _core
+
+LEVELS = _core.levels()
+each_level = pytest.mark.parametrize("level", LEVELS)
+
+WIDE = {"dot_f32", "l2_f32", "tile_f32", "quantize", "encode_f16", "encode_bf16"} | {
+    f"settle_{name}" for name in ("f32", "f16", "bf16", "int8", "uint8")
+}
+INTEGER = {"dot_int8", "dot_uint8", "tile_u8"}
+ALL = WIDE | INTEGER | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
+# The kernels that a level has of its own; the others it takes from the levels below.
+OWN = {
+    "scalar": ALL,
+    "avx2": ALL,
+    "avx512": WIDE,
+    "avx512vnni": INTEGER,
+    "avx512icl": set(),
+    "avx512bf16": {"dot_bf16"},
+    "neon": ALL,
+    "neondot": INTEGER,
+}
+
+
+def test_levels_rise_from_scalar():
+    order = list(OWN)
+    assert LEVELS[0] == "scalar"
+    assert [order.index(level) for level in LEVELS] == sorted({order.index(level) for level in LEVELS})
+
+
+@each_level
+def test_a_level_has_kernels_of_its_own(level):
+    """Slots with one address bear one level's name: a level that merely repeats another one has none of its own."""
+    lower = LEVELS[: LEVELS.index(level)]
+    expected = _core.slots(lower[-1]) if lower else {}
+    assert _core.slots(level) == expected | dict.fromkeys(OWN[level], level)
+
+
+@pytest.mark.parametrize("level", LEVELS[1:])
+@pytest.mark.parametrize("kernel", ["dot_f32", "dot_f16", "dot_bf16"])
+def test_a_level_is_faster_than_scalar(level, kernel):
+    """A generous ratio: kernels of a level that were compiled to scalar code would be as slow as scalar."""
+    type_ = ["dot_f32", "dot_f16", "dot_bf16"].index(kernel)
+    query, rows = np.ones(768, np.float32), np.ones((256, 768), np.float32)
+    data = np.concatenate([_core.raw.encode("scalar", type_, row) for row in rows])
+
+    def seconds(name: str) -> float:
+        start = time.perf_counter()
+        _core.raw.dot(name, type_, query, data, 0, len(data) // 256, None, 256)
+        return time.perf_counter() - start
+
+    # The best of many turns, taken in alternation, so that other work on the machine hits both.
+    times = [(seconds("scalar"), seconds(level)) for _ in range(60)]
+    scalar, fast = (min(column) for column in zip(*times, strict=True))
+    assert scalar > 1.5 * fast
+
+
+SEARCH = """
+    import json
+    import numpy as np
+    import nearfield as nf
+    rng = np.random.default_rng(5)
+    out = {"info": nf.cpu_info()}
+    rows = rng.integers(0, 200, (500, 75)).astype(np.float32)
+    queries = rng.integers(0, 200, (9, 75)).astype(np.float32)
+    for codec in ("f32", "f16", "bf16", "int8", "uint8"):
+        for metric in ("cosine", "ip", "l2"):
+            index = nf.Flat(75, metric, codec)
+            index.add(rows)
+            ids, scores = index.search(queries, 7)
+            out[codec + metric] = [ids.tolist(), scores.tolist()]
+    print(json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def scalar_results(python):
+    results = json.loads(python(SEARCH, env={"NEARFIELD_ISA": "scalar"}).stdout)
+    assert results.pop("info")["level"] == "scalar"
+    return results
+
+
+@each_level
+def test_environment_variable_chooses_the_level(python, level, scalar_results):
+    results = json.loads(python(SEARCH, env={"NEARFIELD_ISA": level}).stdout)
+    info = results.pop("info")
+    assert (info["level"], info["levels"], info["kernels"]) == (level, LEVELS, _core.slots(level))
+    for case, (ids, scores) in results.items():
+        assert ids == scalar_results[case][0], case
+        np.testing.assert_allclose(scores, scalar_results[case][1], rtol=3e-7, err_msg=case)
+
+
+def test_an_empty_variable_is_no_choice(python):
+    code = "import nearfield as nf; print(nf.cpu_info()['level'])"
+    assert python(code, env={"NEARFIELD_ISA": ""}).stdout.strip() == LEVELS[-1]
+
+
+@pytest.mark.parametrize("wrong", ["fast", "AVX2", "avx2,scalar", " scalar"])
+def test_a_wrong_level_is_said_at_import(python, wrong):
+    done = python("import nearfield", expect=1, env={"NEARFIELD_ISA": wrong})
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith(("ImportError: ", "ValueError: "))
+    assert f"NEARFIELD_ISA={wrong}" in message
+    assert message.endswith(", ".join(LEVELS))
+
+
+def test_cpu_info():
+    info = nf.cpu_info()
+    assert set(info) == {"name", "level", "levels", "kernels", "threads"}
+    assert isinstance(info["name"], str) and info["name"]
+    assert info["level"] == (os.environ.get("NEARFIELD_ISA") or LEVELS[-1])
+    assert info["levels"] == LEVELS
+    assert info["kernels"] == _core.slots(info["level"])
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert 1 <= info["threads"] <= usable
