@@ -50,7 +50,10 @@ void expect_ids(const Ids& ids, size_t n) {
 }  // namespace
 
 void register_flat(py::module_& module) {
-    py::class_<Filter, SharedFilter>(module, "Filter").def("__len__", &Filter::count);
+    py::class_<Filter, SharedFilter>(
+        module, "Filter",
+        "The ids that a search may return, made by ``prepare_filter``; its length is the number of vectors it allows.")
+        .def("__len__", &Filter::count);
 
     py::class_<Flat>(module, "Flat")
         .def(py::init([](size_t dim, const std::string& metric, const std::string& codec, const std::string& rerank,

@@ -21,8 +21,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Lengths whose squares neither overflow nor vanish in float32; outside of them nothing is estimated, all is settled.
 constexpr float kLongest = 1e18f, kShortest = 1e-17f;
 constexpr size_t kPiece = 256;  // rows scored per kernel call
-// From how many queries on it pays to interleave the rows for the tile kernels instead of reading them once per query.
-constexpr size_t kTileFrom = 4;
 
 size_t element_bytes(ElementType type) {
     return type == kernels::kF32 ? 4 : type == kernels::kF16 || type == kernels::kBF16 ? 2 : 1;

@@ -7,6 +7,9 @@
 
 namespace nearfield {
 
+// From how many queries on it pays to interleave the rows for the tile kernels instead of reading them once per query.
+inline constexpr size_t kTileFrom = 4;
+
 // Whether a row ends in a float32 factor by which its elements are to be multiplied.
 enum class RowScale { none, stored };
 

@@ -4,36 +4,61 @@
 #include <cmath>
 
 #include "codecs/dense.hpp"
+#include "kernels/dispatch.hpp"
 
 namespace nearfield {
 
+namespace {
+
+// Whether float32 sums of squares of such a vector are to be trusted.
+std::vector<bool> ordinary_lengths(const float* vectors, size_t n, size_t dim) {
+    const auto settle = kernels::active().dense[kernels::kF32].settle;
+    std::vector<bool> out(n);
+    for (size_t i = 0; i < n; ++i) {
+        const float* vector = vectors + i * dim;
+        double sums[3];
+        settle(vector, reinterpret_cast<const uint8_t*>(vector), 1.0f, dim, sums);
+        out[i] = sums[1] == 0 || (sums[1] > 1e-30 && sums[1] < 1e36);
+    }
+    return out;
+}
+
+}  // namespace
+
 std::vector<float> scores(const Vectors& queries, const Vectors& vectors, Metric metric, const Run& run) {
-    const std::vector<float> own = checked_f32(queries, vectors.dim, "queries");
+    const size_t dim = vectors.dim;
+    std::vector<float> own = checked_f32(queries, dim, "queries");
+    const std::vector<bool> ordinary_query = ordinary_lengths(own.data(), queries.n, dim);
+    // Queries of zeros fill the batch up, so that any number of queries goes through the same kernels.
+    own.resize((queries.n + kTileFrom) * dim);
     // Vectors are scored as float32, whatever they are stored as: a query rounded to 8 bits would do for a bound, not
     // here.
-    const DenseCodec codec(kernels::kF32, vectors.dim, metric);
+    const DenseCodec codec(kernels::kF32, dim, metric);
     std::vector<float> out(queries.n * vectors.n);
     // A part of the work is a block of rows that fits the second-level cache against a run of queries.
     constexpr size_t kBlockBytes = size_t{128} << 10, kRunQueries = 512;
     const size_t block = std::max<size_t>(1, kBlockBytes / codec.row_bytes());
     for (size_t start = 0; start < queries.n; start += kRunQueries) {
-        const size_t width = std::min(kRunQueries, queries.n - start);
-        const auto query = codec.prepare(own.data() + start * queries.dim, width);
+        const size_t width = std::min(kRunQueries, queries.n - start), bound = std::max(width, kTileFrom);
+        const auto query = codec.prepare(own.data() + start * dim, bound);
         parallel_for((vectors.n + block - 1) / block, run, [&](size_t item) {
             const size_t first = item * block, n = std::min(block, vectors.n - first);
-            std::vector<float> rows(n * vectors.dim), distances(width * n);
+            std::vector<float> rows(n * dim), distances(bound * n);
             vectors.to_f32(first, n, rows.data());
-            query->score_block({reinterpret_cast<const std::byte*>(rows.data()), n}, distances.data());
+            const std::vector<bool> ordinary = ordinary_lengths(rows.data(), n, dim);
+            const auto* data = reinterpret_cast<const std::byte*>(rows.data());
+            query->score_block({data, n}, distances.data());
             for (size_t q = 0; q < width; ++q) {
                 const float* from = distances.data() + q * n;
                 float* to = out.data() + (start + q) * vectors.n + first;
-                if (metric == Metric::l2) {
-                    for (size_t i = 0; i < n; ++i) to[i] = std::sqrt(std::max(from[i], 0.0f));
-                } else if (metric == Metric::ip) {
-                    for (size_t i = 0; i < n; ++i) to[i] = 0.0f - from[i];
-                } else {  // NaN: a vector of zeros
-                    for (size_t i = 0; i < n; ++i)
-                        to[i] = from[i] == from[i] ? std::clamp(0.0f - from[i], -1.0f, 1.0f) : 0.0f;
+                for (size_t i = 0; i < n; ++i) {
+                    // A squared distance may vanish in float32 though the lengths are ordinary.
+                    const bool trusted = ordinary[i] && ordinary_query[start + q] &&
+                                         (metric != Metric::l2 || from[i] > 1e-30f) && std::isfinite(from[i]);
+                    double distance = from[i];
+                    if (!trusted) query->settle(q, {data + i * dim * sizeof(float), 0}, nullptr, 1, &distance);
+                    if (metric == Metric::cosine) distance = std::clamp(distance, -1.0, 1.0);
+                    to[i] = api_score(metric, distance);
                 }
             }
         });

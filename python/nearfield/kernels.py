@@ -115,7 +115,8 @@ def topk(scores: npt.ArrayLike, k: int, largest: bool = True) -> tuple[npt.NDArr
     array = _inputs._as_array(scores, "scores")
     if array.dtype.kind not in "fiub":
         raise TypeError(f"scores: elements of type {array.dtype} given, expected numbers")
-    array = np.atleast_2d(np.ascontiguousarray(array, np.float32))
+    with np.errstate(over="ignore"):  # beyond float32 is infinite
+        array = np.atleast_2d(np.ascontiguousarray(array, np.float32))
     if array.ndim != 2:
         raise ValueError(f"scores: an array of {array.ndim} dimensions given, expected 1 or 2")
     return _core.topk(array, _inputs.count(k, "k"), bool(largest))
