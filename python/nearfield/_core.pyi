@@ -13,6 +13,7 @@ _Ids = npt.NDArray[np.int64]
 _Scores = npt.NDArray[np.float32]
 
 __version__: str
+faults: types.ModuleType
 raw: types.ModuleType
 
 class FileFormatError(ValueError): ...
