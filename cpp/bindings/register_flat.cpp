@@ -1,8 +1,10 @@
 #include <pybind11/stl/filesystem.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <span>
+#include <system_error>
 
 #include "bindings/common.hpp"
 #include "codecs/codec.hpp"
@@ -185,7 +187,13 @@ void register_flat(py::module_& module) {
                 const py::gil_scoped_release release;
                 index.save([&](const std::byte* data, size_t n) {
                     const py::gil_scoped_acquire hold;
-                    write(py::bytes(reinterpret_cast<const char*>(data), n));
+                    while (n > 0) {  // a raw file may take less than it is given
+                        const py::object result = write(py::bytes(reinterpret_cast<const char*>(data), n));
+                        const size_t taken = result.is_none() ? n : std::min(n, result.cast<size_t>());
+                        if (taken == 0) throw std::system_error(EIO, std::generic_category(), "write took nothing");
+                        data += taken;
+                        n -= taken;
+                    }
                 });
             },
             py::arg("write"))

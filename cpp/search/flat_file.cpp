@@ -130,8 +130,12 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
         options.rerank = file->metadata("rerank");
         std::istringstream oversample(file->metadata("oversample"));
         oversample.imbue(std::locale::classic());
-        if (!(oversample >> options.oversample)) throw InvalidInput("oversample: not a number");
-        options.screen = file->metadata("screen") == "true";
+        if (!(oversample >> options.oversample) || oversample.peek() != EOF) {
+            throw InvalidInput("metadata \"oversample\" is not a number");
+        }
+        const std::string& screen = file->metadata("screen");
+        if (screen != "true" && screen != "false") throw InvalidInput("metadata \"screen\" is not true or false");
+        options.screen = screen == "true";
         index = std::make_unique<Flat>(options);
     } catch (const std::logic_error& e) {
         throw FileFormatError(file->name() + ": " + e.what());
