@@ -38,8 +38,8 @@ namespace {
 // A scan works through blocks whose codes fit the second-level cache beside the queries.
 constexpr size_t kBlockBytes = size_t{192} << 10;
 constexpr size_t kPartQueries = 1020;  // queries per part of a search: a multiple of the tile width
-// Rows that a screened search settles early without doubting the screen; beyond that, 2 % of what it has scanned.
-constexpr size_t kPatience = 512;
+// Rows that a screened search settles early without doubting the screen; beyond that, one in so many that it has scanned.
+constexpr size_t kPatience = 512, kWorth = 500;
 constexpr size_t kPartRows = size_t{1} << 15;  // rows per part, when one query is split over threads
 
 // Scans rows [first, last) in blocks; a block's codes lie side by side, `per_code` rows in each code of the store.
@@ -79,7 +79,7 @@ void Flat::search_part(const Snapshot& now, Part& part, const Plan& plan) const 
         } else {
             size_t reached = screened;
             scan_range(*part.screen, groups, kGroup, first + probe, screened, best, [&](size_t row) {
-                const bool pays = best.settled_early() * 50 <= (row - first) * part.queries + 50 * kPatience;
+                const bool pays = best.settled_early() * kWorth <= (row - first) * part.queries + kWorth * kPatience;
                 if (!pays) reached = row;
                 return pays;
             });
