@@ -110,13 +110,13 @@ def test_topk_is_a_sort(data, rows, n, k, seed, largest):
 
 
 def test_topk_takes_any_numbers():
-    for given in (
+    for values in (
         [3, 1, 2],
         np.array([3, 1, 2], ">i8"),
         np.array([[3, 1, 2]], np.float16),
         np.array([3, 0, 1, 0, 2])[::2],
     ):
-        ids, scores = kernels.topk(given, 2)
+        ids, scores = kernels.topk(values, 2)
         assert ids.tolist() == [[0, 2]]
         assert scores.tolist() == [[3, 2]]
     assert kernels.topk([True, False, True], 2)[0].tolist() == [[0, 2]]

@@ -38,7 +38,8 @@ namespace {
 // A scan works through blocks whose codes fit the second-level cache beside the queries.
 constexpr size_t kBlockBytes = size_t{192} << 10;
 constexpr size_t kPartQueries = 1020;  // queries per part of a search: a multiple of the tile width
-// Rows that a screened search settles early without doubting the screen; beyond that, one in so many that it has scanned.
+// Rows that a screened search settles early without doubting the screen; beyond that, one in so many that it has
+// scanned.
 constexpr size_t kPatience = 512, kWorth = 500;
 constexpr size_t kPartRows = size_t{1} << 15;  // rows per part, when one query is split over threads
 
