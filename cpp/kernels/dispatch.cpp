@@ -10,6 +10,7 @@ namespace nearfield::kernels {
 
 void fill_dense_scalar(KernelTable* table);
 void fill_tile_scalar(KernelTable* table);
+void fill_bits_scalar(KernelTable* table);
 #if defined(NEARFIELD_HAVE_AVX2)
 void fill_dense_avx2(KernelTable* table);
 void fill_tile_avx2(KernelTable* table);
@@ -47,7 +48,7 @@ struct Entry {
 // From the lowest to the highest; a level inherits every slot it does not fill.
 const std::vector<Entry>& entries() {
     static const std::vector<Entry> all = {
-        {Level::scalar, "scalar", {fill_dense_scalar, fill_tile_scalar}},
+        {Level::scalar, "scalar", {fill_dense_scalar, fill_tile_scalar, fill_bits_scalar}},
 #if defined(NEARFIELD_HAVE_AVX2)
         {Level::avx2, "avx2", {fill_dense_avx2, fill_tile_avx2}},
 #endif
@@ -126,6 +127,11 @@ constexpr Slot kSlots[] = {
     {"quantize", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.quantize); }},
     {"tile_f32", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.tile.f32); }},
     {"tile_u8", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.tile.u8); }},
+    {"bits_xor", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.xor_counts); }},
+    {"bits_and", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.and_counts); }},
+    {"bits_interleave", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.interleave); }},
+    {"bits_hamming", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.hamming_tile); }},
+    {"bits_planes", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.planes); }},
 };
 
 }  // namespace

@@ -10,8 +10,9 @@
 
 namespace nearfield::kernels {
 
-// Element types of stored rows, in the order of KernelTable::dense.
-enum ElementType : int { kF32 = 0, kF16 = 1, kBF16 = 2, kI8 = 3, kU8 = 4, kElementTypes = 5 };
+// Element types of stored rows, in the order of KernelTable::dense; and bits, eight to a byte, the first one in the
+// highest place (the order of numpy.packbits), which have kernels of their own.
+enum ElementType : int { kF32 = 0, kF16 = 1, kBF16 = 2, kI8 = 3, kU8 = 4, kElementTypes = 5, kBits = 5 };
 
 // Documents in one interleaved group, and the largest number of queries in one tile: 24 running sums of two AVX-512
 // registers per query, or four parts of three queries with AVX2.
@@ -68,10 +69,46 @@ struct TileKernels {
     int query_limit;
 };
 
+// Kernels on packed bits. How bits are ordered within a byte does not matter to them.
+struct BitKernels {
+    // Rows in their natural order, as for DenseKernels; nothing before or behind the `bytes` of a row is read. out[i] is
+    // the number of ones in (query ^ row), or in (query & row).
+    void (*xor_counts)(const uint8_t* query, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n,
+                       size_t bytes, uint32_t* out);
+    void (*and_counts)(const uint8_t* query, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n,
+                       size_t bytes, uint32_t* out);
+    // Rows 0 .. n-1 (n <= kGroup) as one group in which each lane is a vector: out[word * kGroup + i] is the word of row
+    // i; the last word of a row is filled up with zero bytes, and missing rows are zeros. words = ceil(bytes / 8).
+    void (*interleave)(const uint8_t* data, size_t stride, size_t n, size_t bytes, uint64_t* out);
+    // Hamming distances of a tile of queries to a group: counts[q * kGroup + i]; these are set for queries with
+    // survivors only. A row survives if its distance is at most most[q] (-1: none does); survivors[q] is a bit per row,
+    // the result a mask of the queries that have any.
+    uint32_t (*hamming_tile)(const uint64_t* codes, size_t words, const uint64_t* queries, size_t width,
+                             const int32_t* most, uint32_t* survivors, uint32_t* counts);
+    // One query against a group whose codes are planes of bits [doc_planes][words][kGroup]: see BitPlanes. `factors` are
+    // mul[kGroup] and add[kGroup]. Sets low of all rows, and returns the mask of the survivors: all but low > bound.
+    uint32_t (*planes)(const uint64_t* codes, const float* factors, const struct BitPlanes* query, float* low);
+};
+
+// The largest number of queries in a Hamming tile, and of planes of one query. hamming_tile takes its queries as
+// [words][width].
+inline constexpr size_t kBitTile = 4, kBitPlanes = 8;
+
+// low[x] = mul[x] * (offset + sum over t, p of weight[t * query_planes + p] * count(t, p)) + tilt * add[x], in float32,
+// where count(t, p) is the number of ones in (plane p of the query OP plane t of x).
+struct BitPlanes {
+    size_t words, doc_planes, query_planes;
+    const uint64_t* query;  // [words][query_planes]
+    const float* weight;    // [doc_planes][query_planes]
+    float offset, tilt, bound;
+    bool exclusive;  // OP is XOR; otherwise AND
+};
+
 struct KernelTable {
     const char* name;                   // level whose kernels were last added: "scalar", "avx2", ...
     DenseKernels dense[kElementTypes];  // null slots where the type has no such kernel
     TileKernels tile;
+    BitKernels bits;
     // code[i] = round(vector[i] / scale) with scale = max|vector| / limit; out = { scale, |vector - scale * code|,
     // |scale * code| }, the two lengths rounded up. A vector of zeros has scale 0.
     void (*quantize)(const float* vector, size_t dim, int limit, int8_t* code, float* out);
