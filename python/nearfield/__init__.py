@@ -8,6 +8,7 @@ from . import _core, datasets, kernels
 from ._core import FileFormatError
 from .files import load
 from .flat import Filter, Flat
+from .quantization import dequantize_embeddings, quantize_embeddings
 from .results import Hits, RangeHits
 
 __version__ = _core.__version__
@@ -20,10 +21,12 @@ __all__ = [
     "RangeHits",
     "cpu_info",
     "datasets",
+    "dequantize_embeddings",
     "get_cmake_dir",
     "get_include",
     "kernels",
     "load",
+    "quantize_embeddings",
 ]
 
 
