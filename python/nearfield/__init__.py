@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import _core, datasets, kernels
+from . import _core, datasets, kernels, vsa
 from ._core import FileFormatError
 from .files import load
 from .flat import Filter, Flat
@@ -27,6 +27,7 @@ __all__ = [
     "kernels",
     "load",
     "quantize_embeddings",
+    "vsa",
 ]
 
 
