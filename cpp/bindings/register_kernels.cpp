@@ -15,6 +15,7 @@ namespace {
 using Bytes = py::array_t<uint8_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style>;
 using Signed = py::array_t<int8_t, py::array::c_style>;
+using Words = py::array_t<uint64_t, py::array::c_style>;
 using RowList = std::optional<py::array_t<uint32_t, py::array::c_style>>;
 
 const kernels::KernelTable& table_of(const std::string& level) {
@@ -139,6 +140,57 @@ void register_tiles(py::module_& module) {
     });
 }
 
+void register_bits(py::module_& module) {
+    module.def("bit_counts", [](const std::string& level, bool exclusive, const Bytes& query, const Bytes& data,
+                                size_t offset, size_t stride, const RowList& rows, size_t n) {
+        const RawRows raw = raw_rows(data, offset, stride, rows, n);
+        std::vector<uint32_t> out(raw.n);
+        const kernels::BitKernels& bits = table_of(level).bits;
+        const auto kernel = exclusive ? bits.xor_counts : bits.and_counts;
+        const auto bytes = static_cast<size_t>(query.size());
+        {
+            const py::gil_scoped_release release;
+            kernel(query.data(), raw.data, raw.stride, raw.list, raw.n, bytes, out.data());
+        }
+        return to_array(std::move(out), {static_cast<py::ssize_t>(raw.n)});
+    });
+    module.def("interleave", [](const std::string& level, const Bytes& data, size_t offset, size_t stride, size_t n,
+                                size_t bytes) {
+        const size_t words = (bytes + 7) / 8;
+        std::vector<uint64_t> out(words * kernels::kGroup, ~uint64_t{0});
+        table_of(level).bits.interleave(data.data() + offset, stride, n, bytes, out.data());
+        return to_array(std::move(out), {static_cast<py::ssize_t>(words), static_cast<py::ssize_t>(kernels::kGroup)});
+    });
+    // Codes (words, 32), queries (words, width). Returns (hit mask, survivors, counts).
+    module.def("hamming_tile", [](const std::string& level, const Words& codes, const Words& queries,
+                                  const py::array_t<int32_t, py::array::c_style>& most) {
+        const auto words = static_cast<size_t>(codes.shape(0)), width = static_cast<size_t>(queries.shape(1));
+        std::vector<uint32_t> survivors(width), counts(width * kernels::kGroup);
+        const uint32_t hit = table_of(level).bits.hamming_tile(codes.data(), words, queries.data(), width, most.data(),
+                                                               survivors.data(), counts.data());
+        const auto rows = static_cast<py::ssize_t>(width);
+        return py::make_tuple(hit, to_array(std::move(survivors), {rows}),
+                              to_array(std::move(counts), {rows, static_cast<py::ssize_t>(kernels::kGroup)}));
+    });
+    // Codes (document planes, words, 32), factors (2, 32), query (words, query planes), weight (document planes, query
+    // planes). Returns (survivors, low).
+    module.def("planes", [](const std::string& level, const Words& codes, const Floats& factors, const Words& query,
+                            const Floats& weight, float offset, float tilt, float bound, bool exclusive) {
+        const kernels::BitPlanes planes{static_cast<size_t>(codes.shape(1)),
+                                        static_cast<size_t>(codes.shape(0)),
+                                        static_cast<size_t>(query.shape(1)),
+                                        query.data(),
+                                        weight.data(),
+                                        offset,
+                                        tilt,
+                                        bound,
+                                        exclusive};
+        std::vector<float> low(kernels::kGroup);
+        const uint32_t survivors = table_of(level).bits.planes(codes.data(), factors.data(), &planes, low.data());
+        return py::make_tuple(survivors, to_array(std::move(low), {static_cast<py::ssize_t>(kernels::kGroup)}));
+    });
+}
+
 void register_functions(py::module_& module) {
     module.def(
         "scores",
@@ -195,6 +247,7 @@ void register_kernels(py::module_& module) {
     py::module_ raw = module.def_submodule("raw", "The kernels of every level, for tests and benches.");
     register_dense(raw);
     register_tiles(raw);
+    register_bits(raw);
 }
 
 }  // namespace nearfield::bindings
