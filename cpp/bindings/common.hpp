@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "codecs/vectors.hpp"
 #include "search/thread_pool.hpp"
-#include "search/vectors.hpp"
 
 namespace nearfield::bindings {
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 #include <optional>
 #include <span>
 #include <system_error>
@@ -13,8 +14,8 @@
 namespace nearfield::bindings {
 
 Vectors vectors_of(const py::array& array, const std::string& type) {
-    static const std::vector<std::string> kNames = {"f32", "f16", "bf16", "int8", "uint8"};
-    static constexpr size_t kBytes[] = {4, 2, 2, 1, 1};
+    static const std::vector<std::string> kNames = {"f32", "f16", "bf16", "int8", "uint8", "bits"};
+    static constexpr size_t kBytes[] = {4, 2, 2, 1, 1, 1};
     const auto at = std::find(kNames.begin(), kNames.end(), type) - kNames.begin();
     if (static_cast<size_t>(at) == kNames.size()) throw InvalidInput("element type: \"" + type + "\" is unknown");
     const size_t bytes = kBytes[at];
@@ -24,8 +25,9 @@ Vectors vectors_of(const py::array& array, const std::string& type) {
         (!empty && array.shape(0) > 1 && array.strides(0) < 0)) {
         throw InvalidInput("vectors: expected an (n, dim) array of " + type + " whose rows are contiguous");
     }
-    return {static_cast<const std::byte*>(array.data()), static_cast<kernels::ElementType>(at),
-            static_cast<size_t>(array.shape(0)), static_cast<size_t>(array.shape(1)),
+    const auto element = static_cast<kernels::ElementType>(at);
+    return {static_cast<const std::byte*>(array.data()), element, static_cast<size_t>(array.shape(0)),
+            static_cast<size_t>(array.shape(1)) * (element == kernels::kBits ? 8 : 1),
             static_cast<size_t>(!empty && array.shape(0) > 1 ? array.strides(0) : array.shape(1) * array.itemsize())};
 }
 
@@ -43,6 +45,15 @@ py::tuple hits(SearchResult&& result, size_t queries) {
                           to_array(std::move(result.counts), {length(queries)}), result.plan);
 }
 
+using Floats = py::array_t<float, py::array::c_style>;
+using GivenArrays = std::map<std::string, Floats>;
+
+Learned learned_of(const GivenArrays& given) {
+    Learned out;
+    for (const auto& [name, array] : given) out[name].assign(array.data(), array.data() + array.size());
+    return out;
+}
+
 void expect_ids(const Ids& ids, size_t n) {
     if (ids.ndim() != 1 || static_cast<size_t>(ids.size()) != n) {
         throw InvalidInput("ids: " + std::to_string(ids.size()) + " given for " + std::to_string(n) + " vectors");
@@ -58,25 +69,39 @@ void register_flat(py::module_& module) {
         .def("__len__", &Filter::count);
 
     py::class_<Flat>(module, "Flat")
-        .def(py::init([](size_t dim, const std::string& metric, const std::string& codec, const std::string& rerank,
+        .def(py::init([](size_t dim, const std::string& metric, const std::string& codec,
+                         const std::map<std::string, std::string>& parameters, const std::string& rerank,
                          double oversample, bool screen) {
+                 const CodecSpec spec{codec, {parameters.begin(), parameters.end()}};
                  return std::make_unique<Flat>(
-                     FlatOptions{dim, parse_metric(metric), codec, rerank, oversample, screen});
+                     FlatOptions{dim, parse_metric(metric), spec, rerank, oversample, screen});
              }),
-             py::arg("dim"), py::arg("metric"), py::arg("codec"), py::arg("rerank"), py::arg("oversample"),
-             py::arg("screen"))
+             py::arg("dim"), py::arg("metric"), py::arg("codec"), py::arg("parameters"), py::arg("rerank"),
+             py::arg("oversample"), py::arg("screen"))
+        .def(
+            "train",
+            [](Flat& index, const py::array& array, const std::string& type, const std::string& version,
+               const GivenArrays& given) {
+                const Vectors sample = vectors_of(array, type);
+                Learned learned = learned_of(given);
+                const py::gil_scoped_release release;
+                index.train(sample, version, std::move(learned));
+            },
+            py::arg("vectors"), py::arg("type"), py::arg("version"), py::arg("given"))
+        .def("untrained", &Flat::untrained, py::arg("version"))
         .def(
             "add",
-            [](Flat& index, const py::array& array, const std::string& type, const MaybeIds& ids, size_t threads,
-               const py::object& progress) {
+            [](Flat& index, const py::array& array, const std::string& type, const MaybeIds& ids,
+               const std::string& version, const GivenArrays& given, size_t threads, const py::object& progress) {
                 const Vectors vectors = vectors_of(array, type);
                 if (ids) expect_ids(*ids, vectors.n);
-                std::vector<int64_t> given = interruptible(threads, progress, [&](const Run& run) {
-                    return index.add(vectors, ids ? ids->data() : nullptr, run);
+                std::vector<int64_t> added = interruptible(threads, progress, [&](const Run& run) {
+                    return index.add(vectors, ids ? ids->data() : nullptr, version, learned_of(given), run);
                 });
-                return to_array(std::move(given), {length(vectors.n)});
+                return to_array(std::move(added), {length(vectors.n)});
             },
-            py::arg("vectors"), py::arg("type"), py::arg("ids"), py::arg("threads"), py::arg("progress"))
+            py::arg("vectors"), py::arg("type"), py::arg("ids"), py::arg("version"), py::arg("given"),
+            py::arg("threads"), py::arg("progress"))
         .def(
             "update",
             [](Flat& index, const Ids& ids, const py::array& array, const std::string& type, size_t threads,
@@ -96,33 +121,35 @@ void register_flat(py::module_& module) {
         .def(
             "search",
             [](const Flat& index, const py::array& array, const std::string& type, size_t k, const SharedFilter& filter,
-               std::optional<double> oversample, bool exact, size_t threads) {
+               const std::optional<std::string>& version, std::optional<double> oversample, bool exact,
+               size_t threads) {
                 const Vectors queries = vectors_of(array, type);
+                const SearchOptions options{filter.get(), version, oversample, exact};
                 return hits(interruptible(threads, py::none(),
-                                          [&](const Run& run) {
-                                              return index.search(queries, k, filter.get(), oversample, exact, run);
-                                          }),
+                                          [&](const Run& run) { return index.search(queries, k, options, run); }),
                             queries.n);
             },
-            py::arg("queries"), py::arg("type"), py::arg("k"), py::arg("filter"), py::arg("oversample"),
-            py::arg("exact"), py::arg("threads"))
+            py::arg("queries"), py::arg("type"), py::arg("k"), py::arg("filter"), py::arg("version"),
+            py::arg("oversample"), py::arg("exact"), py::arg("threads"))
         .def(
             "range_search",
             [](const Flat& index, const py::array& array, const std::string& type, double radius,
-               const SharedFilter& filter, size_t threads) {
+               const SharedFilter& filter, const std::optional<std::string>& version, size_t threads) {
                 const Vectors queries = vectors_of(array, type);
-                RangeResult result = interruptible(threads, py::none(), [&](const Run& run) {
-                    return index.range_search(queries, radius, filter.get(), run);
-                });
+                const SearchOptions options{filter.get(), version, std::nullopt, false};
+                RangeResult result = interruptible(
+                    threads, py::none(), [&](const Run& run) { return index.range_search(queries, radius, options, run); });
                 const py::ssize_t found = length(result.ids.size());
                 return py::make_tuple(to_array(std::move(result.ids), {found}),
                                       to_array(std::move(result.scores), {found}),
                                       to_array(std::move(result.offsets), {length(queries.n + 1)}));
             },
-            py::arg("queries"), py::arg("type"), py::arg("radius"), py::arg("filter"), py::arg("threads"))
+            py::arg("queries"), py::arg("type"), py::arg("radius"), py::arg("filter"), py::arg("version"),
+            py::arg("threads"))
         .def(
             "score",
-            [](const Flat& index, const py::array& array, const std::string& type, const Ids& ids, size_t threads) {
+            [](const Flat& index, const py::array& array, const std::string& type, const Ids& ids,
+               const std::optional<std::string>& version, size_t threads) {
                 const Vectors queries = vectors_of(array, type);
                 const bool per_query = ids.ndim() == 2;
                 if (per_query && static_cast<size_t>(ids.shape(0)) != queries.n) {
@@ -131,11 +158,11 @@ void register_flat(py::module_& module) {
                 }
                 const auto m = static_cast<size_t>(ids.shape(per_query ? 1 : 0));
                 std::vector<float> scores = interruptible(threads, py::none(), [&](const Run& run) {
-                    return index.score(queries, ids.data(), m, per_query, run);
+                    return index.score(queries, ids.data(), m, per_query, version, run);
                 });
                 return to_array(std::move(scores), {length(queries.n), length(m)});
             },
-            py::arg("queries"), py::arg("type"), py::arg("ids"), py::arg("threads"))
+            py::arg("queries"), py::arg("type"), py::arg("ids"), py::arg("version"), py::arg("threads"))
         .def(
             "reconstruct",
             [](const Flat& index, const Ids& ids) {
@@ -148,6 +175,19 @@ void register_flat(py::module_& module) {
                 return to_array(std::move(vectors), {length(n), length(index.options().dim)});
             },
             py::arg("ids"))
+        .def(
+            "codes",
+            [](const Flat& index, const Ids& ids) {
+                const auto n = static_cast<size_t>(ids.size());
+                std::vector<uint8_t> codes;
+                {
+                    const py::gil_scoped_release release;
+                    codes = index.codes(ids.data(), n);
+                }
+                return to_array(std::move(codes), {length(n), length(index.code_bytes())});
+            },
+            py::arg("ids"))
+        .def("versions", &Flat::versions)
         .def("filter_of_mask",
              [](const Flat& index, const py::array_t<bool, py::array::c_style>& mask) {
                  const py::gil_scoped_release release;
@@ -170,7 +210,13 @@ void register_flat(py::module_& module) {
         .def_property_readonly("dim", [](const Flat& index) { return index.options().dim; })
         .def_property_readonly("metric",
                                [](const Flat& index) { return std::string(metric_name(index.options().metric)); })
-        .def_property_readonly("codec", [](const Flat& index) { return index.options().codec; })
+        .def_property_readonly("codec", [](const Flat& index) { return index.options().codec.name; })
+        .def_property_readonly(
+            "parameters",
+            [](const Flat& index) {
+                const auto& parameters = index.options().codec.parameters;
+                return std::map<std::string, std::string>(parameters.begin(), parameters.end());
+            })
         .def_property_readonly("rerank", [](const Flat& index) { return index.options().rerank; })
         .def_property_readonly("oversample", [](const Flat& index) { return index.options().oversample; })
         .def_property_readonly("screen", [](const Flat& index) { return index.options().screen; })
@@ -199,11 +245,11 @@ void register_flat(py::module_& module) {
             py::arg("write"))
         .def_static(
             "load_path",
-            [](const std::filesystem::path& path, bool map, bool verify) {
+            [](const std::filesystem::path& path, bool map, bool verify, const std::string& map_only) {
                 const py::gil_scoped_release release;
-                return Flat::load(Container::open(path, map, verify));
+                return Flat::load(Container::open(path, map, verify, map_only));
             },
-            py::arg("path"), py::arg("mmap"), py::arg("verify"))
+            py::arg("path"), py::arg("mmap"), py::arg("verify"), py::arg("map_only"))
         .def_static(
             "load_bytes",
             [](const py::buffer& buffer) {

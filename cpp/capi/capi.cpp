@@ -125,17 +125,26 @@ std::string text_or(const char* text, const char* instead) { return text != null
 Vectors vectors_of(const nearfield_vectors* given, const char* name) {
     required(given, name);
     static constexpr size_t kElementBytes[kernels::kElementTypes] = {4, 2, 2, 1, 1};
-    if (given->type < 0 || given->type >= kernels::kElementTypes) {
+    if (given->type < 0 || given->type > kernels::kBits) {
         throw InvalidInput(std::string(name) + ": element type " + std::to_string(given->type) +
-                           " given, expected NEARFIELD_F32 to NEARFIELD_UINT8");
+                           " given, expected NEARFIELD_F32 to NEARFIELD_BITS");
     }
     const auto* data = static_cast<const std::byte*>(array_of(given->data, given->n, name));
-    const size_t stride = given->stride != 0 ? given->stride : given->dim * kElementBytes[given->type];
-    return {data, static_cast<kernels::ElementType>(given->type), given->n, given->dim, stride};
+    const auto type = static_cast<kernels::ElementType>(given->type);
+    const bool bits = type == kernels::kBits;
+    const size_t bytes = bits ? (given->dim + 7) / 8 : given->dim * kElementBytes[type];
+    const size_t stride = given->stride != 0 ? given->stride : bytes;
+    return {data, type, given->n, bits ? bytes * 8 : given->dim, stride};
 }
 
-const Filter* filter_of(const nearfield_search_options& options) {
-    return options.filter != nullptr ? options.filter->filter.get() : nullptr;
+// What the options of a search say, but for its threads.
+SearchOptions search_options_of(const nearfield_search_options& options) {
+    SearchOptions out;
+    if (options.filter != nullptr) out.filter = options.filter->filter.get();
+    if (options.version != nullptr) out.version = options.version;
+    if (options.oversample != 0) out.oversample = options.oversample;
+    out.exhaustive = options.exact != 0;
+    return out;
 }
 
 // UTF-8 on every system.
@@ -183,7 +192,10 @@ nearfield_status nearfield_create(const nearfield_index_options* options, nearfi
         FlatOptions flat;
         flat.dim = wanted.dim;
         flat.metric = parse_metric(text_or(wanted.metric, "cosine"));
-        flat.codec = text_or(wanted.codec, "f32");
+        flat.codec.name = text_or(wanted.codec, "");
+        for (const char* const* at = wanted.codec_parameters; at != nullptr && *at != nullptr; at += 2) {
+            flat.codec.parameters[at[0]] = required(at[1], "codec_parameters: the last value");
+        }
         flat.rerank = text_or(wanted.rerank, "");
         if (wanted.oversample != 0) flat.oversample = wanted.oversample;
         flat.screen = wanted.no_screen == 0;
@@ -194,7 +206,11 @@ nearfield_status nearfield_create(const nearfield_index_options* options, nearfi
 nearfield_status nearfield_open(const char* path, const nearfield_open_options* options, nearfield_index** index) {
     return make(index, "index", [&] {
         const nearfield_open_options wanted = options_of(options);
-        return Flat::load(Container::open(path_of(path), wanted.mmap != 0, wanted.verify != 0));
+        if (wanted.mmap < 0 || wanted.mmap > 2) {
+            throw InvalidInput("mmap: " + std::to_string(wanted.mmap) + " given, expected 0, 1 or 2");
+        }
+        return Flat::load(
+            Container::open(path_of(path), wanted.mmap != 0, wanted.verify != 0, wanted.mmap == 2 ? "rerank" : ""));
     });
 }
 
@@ -211,12 +227,24 @@ void nearfield_close(nearfield_index* index) { delete index; }
 // Changing an index
 // ---------------------------------------------------------------------------------------------------------------------
 
+nearfield_status nearfield_train(nearfield_index* index, const nearfield_vectors* sample, const float* rotation,
+                                 const char* version) {
+    return guarded([&] {
+        Flat& flat = flat_of(index);
+        Learned given;
+        const size_t dim = flat.options().dim;
+        if (rotation != nullptr) given["rotation"].assign(rotation, rotation + dim * dim);
+        flat.train(vectors_of(sample, "sample"), text_or(version, ""), std::move(given));
+    });
+}
+
 nearfield_status nearfield_add(nearfield_index* index, const nearfield_vectors* vectors, const int64_t* ids,
                                int64_t* given, const nearfield_write_options* options) {
     return guarded([&] {
         Flat& flat = flat_of(index);
+        const nearfield_write_options wanted = options_of(options);
         const std::vector<int64_t> added =
-            flat.add(vectors_of(vectors, "vectors"), ids, {options_of(options).threads, nullptr});
+            flat.add(vectors_of(vectors, "vectors"), ids, text_or(wanted.version, ""), {}, {wanted.threads, nullptr});
         if (given != nullptr) copy(added, given);
     });
 }
@@ -266,9 +294,7 @@ nearfield_status nearfield_search(const nearfield_index* index, const nearfield_
         const size_t places = std::min(vectors.n, k);  // 0 if either is
         array_of(ids, places, "ids");
         array_of(scores, places, "scores");
-        const auto oversample = wanted.oversample != 0 ? std::optional(wanted.oversample) : std::nullopt;
-        const SearchResult result =
-            flat.search(vectors, k, filter_of(wanted), oversample, wanted.exact != 0, {wanted.threads, nullptr});
+        const SearchResult result = flat.search(vectors, k, search_options_of(wanted), {wanted.threads, nullptr});
         copy(result.ids, ids);
         copy(result.scores, scores);
         if (counts != nullptr) copy(result.counts, counts);
@@ -280,7 +306,8 @@ nearfield_status nearfield_range_search(const nearfield_index* index, const near
     return make(hits, "hits", [&] {
         const Flat& flat = flat_of(index);
         const nearfield_search_options wanted = options_of(options);
-        return flat.range_search(vectors_of(queries, "queries"), radius, filter_of(wanted), {wanted.threads, nullptr});
+        return flat.range_search(vectors_of(queries, "queries"), radius, search_options_of(wanted),
+                                 {wanted.threads, nullptr});
     });
 }
 
@@ -306,7 +333,7 @@ nearfield_status nearfield_score(const nearfield_index* index, const nearfield_v
         const size_t places = std::min(vectors.n, m);  // 0 if either is
         array_of(ids, per_query != 0 ? places : m, "ids");
         array_of(scores, places, "scores");
-        copy(flat.score(vectors, ids, m, per_query != 0, {threads, nullptr}), scores);
+        copy(flat.score(vectors, ids, m, per_query != 0, std::nullopt, {threads, nullptr}), scores);
     });
 }
 
@@ -321,7 +348,7 @@ const char* nearfield_metric(const nearfield_index* index) {
 }
 
 const char* nearfield_codec(const nearfield_index* index) {
-    return value_of<const char*>([&] { return flat_of(index).options().codec.c_str(); });
+    return value_of<const char*>([&] { return flat_of(index).options().codec.name.c_str(); });
 }
 
 const char* nearfield_rerank(const nearfield_index* index) {
@@ -352,6 +379,18 @@ nearfield_status nearfield_ids(const nearfield_index* index, int64_t* ids, size_
                                " vectors");
         }
         copy(all, array_of(ids, n, "ids"));
+    });
+}
+
+size_t nearfield_code_bytes(const nearfield_index* index) {
+    return value_of<size_t>([&] { return flat_of(index).code_bytes(); });
+}
+
+nearfield_status nearfield_codes(const nearfield_index* index, const int64_t* ids, size_t n, uint8_t* codes) {
+    return guarded([&] {
+        const Flat& flat = flat_of(index);
+        array_of(codes, n, "codes");
+        copy(flat.codes(array_of(ids, n, "ids"), n), codes);
     });
 }
 

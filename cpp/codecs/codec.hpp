@@ -1,22 +1,31 @@
 // The one boundary that every search crosses: how vectors are stored and how a query scores what is stored.
 //
-// Inside the core a score is a distance, smaller is better: -<q, x> for ip, -cos(q, x) for cosine, and the squared
-// Euclidean distance for l2. The sign and the square root are restored once, at the API (see api_score).
+// Inside the core a score is a distance, smaller is better: -<q, x> for ip, -cos(q, x) for cosine, the squared Euclidean
+// distance for l2, the number of different bits for hamming, and -|q & x| / |q | x| for jaccard. The sign and the square
+// root are restored once, at the API (see api_score).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "codecs/vectors.hpp"
 #include "kernels/kernel_table.h"
 
 namespace nearfield {
 
-enum class Metric { cosine, ip, l2 };
+enum class Metric { cosine, ip, l2, hamming, jaccard };
+
+// Whether the metric compares packed bits, not numbers.
+inline bool is_bit_metric(Metric metric) { return metric == Metric::hamming || metric == Metric::jaccard; }
 
 // A caller's mistake; the message names the argument, the value and what was expected.
 struct InvalidInput : std::invalid_argument {
@@ -36,6 +45,8 @@ std::string_view metric_name(Metric metric);
 float api_score(Metric metric, double distance);
 // The distance of the core at which a user's score lies, for range search.
 double core_distance(Metric metric, double score);
+// Whether the user's scores are similarities, higher is better.
+bool is_similarity(Metric metric);
 
 // Fixed-stride codes addressed by row number.
 struct Rows {
@@ -74,9 +85,18 @@ class Scanner {
     virtual void scan(Block block, SurvivorSink& sink) const noexcept = 0;
 };
 
+// Distances that are offset + scale * count, for whole counts from 0 to `largest`.
+struct Counts {
+    size_t largest;
+    double scale, offset;
+};
+
 // One codec bound to a batch of queries; built once per search and shared by its threads.
 class Query : public Scanner {
   public:
+    // Set if scans give such counts in place of distances (and get them as bounds), so that results can be chosen by
+    // counting.
+    virtual std::optional<Counts> counts() const { return std::nullopt; }
     // Estimated distances from query 0 to the listed rows.
     virtual void score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept = 0;
     // Estimated distances (queries, block.n).
@@ -86,23 +106,43 @@ class Query : public Scanner {
     virtual void settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept = 0;
 };
 
+// What a codec has learned from vectors, by name.
+using Learned = std::map<std::string, std::vector<float>, std::less<>>;
+
 class Codec {
   public:
     virtual ~Codec() = default;
     virtual std::string_view name() const = 0;
     virtual size_t row_bytes() const = 0;
     virtual size_t block_bytes(size_t n) const = 0;
-    // Learns the codec's parameters; codecs that have none ignore it.
-    virtual void train(const float* vectors, size_t n) = 0;
-    // Vectors (n, dim) to rows; throws UnencodableVector.
-    virtual void encode(const float* vectors, size_t n, std::byte* rows) const = 0;
+    // Vectors as the codec takes them; throws InvalidInput naming the argument and the row, counted from `first`.
+    virtual CheckedVectors check(const Vectors& vectors, std::string_view name, size_t first = 0) const = 0;
+
+    // Whether the codec has to learn before it can encode.
+    virtual bool untrained() const { return false; }
+    // This codec after learning from a sample; `given` holds what was learned elsewhere. Only for untrained codecs.
+    virtual std::unique_ptr<Codec> trained(const Vectors& sample, Learned given) const;
+    // What it has learned; an untrained codec becomes equal to it by `with`, which throws InvalidInput for arrays that
+    // do not fit.
+    virtual Learned learned() const { return {}; }
+    virtual std::unique_ptr<Codec> with(Learned learned) const;
+
+    // Checked vectors to rows; throws UnencodableVector.
+    virtual void encode(const Vectors& vectors, std::byte* rows) const = 0;
     virtual void decode(Rows rows, const uint32_t* list, size_t n, float* out) const = 0;
     virtual void pack(Rows rows, size_t n, std::byte* block) const = 0;
-    // Queries (n, dim), copied.
-    virtual std::unique_ptr<Query> prepare(const float* queries, size_t n) const = 0;
+    // Checked queries, copied; the codec must outlive what is returned.
+    virtual std::unique_ptr<Query> prepare(const Vectors& queries) const = 0;
 };
 
-// The codec of a short name: "f32", "f16", "bf16", "int8" or "uint8".
-std::unique_ptr<Codec> make_codec(std::string_view name, size_t dim, Metric metric);
+// A codec's short name and parameters, as text.
+struct CodecSpec {
+    std::string name;  // "": the metric's own, "f32" or "bits"
+    std::map<std::string, std::string, std::less<>> parameters;
+};
+
+// Makes a codec, untrained. Throws InvalidInput for a name or parameter that does not exist, or does not go with the
+// metric.
+std::unique_ptr<Codec> make_codec(const CodecSpec& spec, size_t dim, Metric metric);
 
 }  // namespace nearfield

@@ -388,10 +388,10 @@ size_t DenseCodec::row_bytes() const {
     return dim_ * element_bytes(type_) + (scale_ == RowScale::stored ? sizeof(float) : 0);
 }
 
-void DenseCodec::encode(const float* vectors, size_t n, std::byte* rows) const {
+void DenseCodec::encode(const Vectors& vectors, std::byte* rows) const {
     const kernels::KernelTable& table = kernels::active();
-    for (size_t i = 0; i < n; ++i) {
-        const float* vector = vectors + i * dim_;
+    for (size_t i = 0; i < vectors.n; ++i) {
+        const float* vector = vectors.floats() + i * dim_;
         auto* row = reinterpret_cast<uint8_t*>(rows + i * row_bytes());
         if (!is_integer(type_)) {
             // The largest values that do not round to infinity.
@@ -441,8 +441,8 @@ void DenseCodec::pack(Rows rows, size_t n, std::byte* block) const {
     for (size_t i = 0; i < n; ++i) std::memcpy(block + i * row_bytes(), rows.data + i * rows.stride, row_bytes());
 }
 
-std::unique_ptr<Query> DenseCodec::prepare(const float* queries, size_t n) const {
-    return std::make_unique<DenseQuery>(type_, dim_, metric_, scale_, row_bytes(), queries, n);
+std::unique_ptr<Query> DenseCodec::prepare(const Vectors& queries) const {
+    return std::make_unique<DenseQuery>(type_, dim_, metric_, scale_, row_bytes(), queries.floats(), queries.n);
 }
 
 }  // namespace nearfield

@@ -83,14 +83,15 @@ enum {
     NEARFIELD_F16 = 1,  /* IEEE 754 binary16 */
     NEARFIELD_BF16 = 2, /* the upper half of a float32 */
     NEARFIELD_INT8 = 3,
-    NEARFIELD_UINT8 = 4
+    NEARFIELD_UINT8 = 4,
+    NEARFIELD_BITS = 5 /* eight to a byte, the first in the highest place; padding of the last byte does not count */
 };
 
 /* n vectors in the caller's memory. Every value must be finite. `data` needs no alignment. */
 typedef struct nearfield_vectors {
     const void* data; /* element 0 of vector 0; may be NULL if n is 0 */
     size_t n;
-    size_t dim;
+    size_t dim;    /* elements; of NEARFIELD_BITS, the number of bits */
     size_t stride; /* bytes from one vector to the next; 0: they lie side by side */
     int32_t type;  /* NEARFIELD_F32, ... */
 } nearfield_vectors;
@@ -104,12 +105,17 @@ typedef struct nearfield_index nearfield_index;
 typedef struct nearfield_index_options {
     size_t struct_size;
     const char* kind;   /* "flat" (default): exact search over all vectors */
-    size_t dim;         /* 1 to 65535, no default */
-    const char* metric; /* "cosine" (default), "ip", "l2" */
-    const char* codec;  /* how vectors are stored: "f32" (default), "f16", "bf16", "int8", "uint8" */
+    size_t dim;         /* 1 to 65535, of packed bits to 1048576; no default */
+    const char* metric; /* "cosine" (default), "ip", "l2"; of packed bits "hamming", "jaccard" */
+    const char* codec;  /* how vectors are stored: "f32" (default), "f16", "bf16", "int8", "uint8", "sign",
+                           "recurrent_binary"; packed bits as they are, "bits" (their default) */
     const char* rerank; /* a finer codec that scores the candidates of the first again; default: none */
     double oversample;  /* candidates per result when reranking, at least 1; default: 4 */
     int64_t no_screen;  /* 1: keep no compact image of the vectors; saves memory, costs time, changes no result */
+    /* Parameters of the codec: name, value, name, value, ..., NULL. For "sign" and "recurrent_binary": "threshold"
+     * ("zero", "mean", "median"), "rotation" ("none", "random", "learned"), "query" ("code", "float"), and for the
+     * latter "bits" ("1" to "8"). Default: none. */
+    const char* const* codec_parameters;
 } nearfield_index_options;
 
 /* Makes an empty index. `options` must not be NULL, since dim has no default. */
@@ -117,7 +123,8 @@ NEARFIELD_API nearfield_status nearfield_create(const nearfield_index_options* o
 
 typedef struct nearfield_open_options {
     size_t struct_size;
-    int64_t mmap;   /* 1: map the file instead of reading it; a save may replace it then, but nobody may change it */
+    int64_t mmap;   /* 1: map the file instead of reading it; a save may replace it then, but nobody may change it. 2: map
+                       the rerank copy only, and read the rest */
     int64_t verify; /* 1: compare the checksum of every array also when mapping, which reads the whole file */
 } nearfield_open_options;
 
@@ -137,8 +144,15 @@ NEARFIELD_API void nearfield_close(nearfield_index* index);
 
 typedef struct nearfield_write_options {
     size_t struct_size;
-    size_t threads; /* how many threads may work; default: all CPUs that this process may use */
+    size_t threads;      /* how many threads may work; default: all CPUs that this process may use */
+    const char* version; /* the model that the vectors come from; a search can be limited to one. Default: "" */
 } nearfield_write_options;
+
+/* Lets the codec learn from a sample of the vectors of a version (NULL: "") that has none yet. Without it, it learns from
+ * the first that are added. `rotation`, a matrix (dim, dim) whose rows are orthonormal, is for codecs with the parameter
+ * "rotation", and NULL for others. */
+NEARFIELD_API nearfield_status nearfield_train(nearfield_index* index, const nearfield_vectors* sample,
+                                               const float* rotation, const char* version);
 
 /* Adds vectors under the ids (n), none of which may be in the index; NULL: ids that continue after the largest ever
  * used. `given` (n), if not NULL, receives the ids. `options` may be NULL. */
@@ -146,7 +160,8 @@ NEARFIELD_API nearfield_status nearfield_add(nearfield_index* index, const nearf
                                              const int64_t* ids, int64_t* given,
                                              const nearfield_write_options* options);
 
-/* Replaces the vectors of ids (n) that are in the index. `options` may be NULL. */
+/* Replaces the vectors of ids (n) that are in the index, all of one version, which they keep (the option `version` is
+ * ignored). `options` may be NULL. */
 NEARFIELD_API nearfield_status nearfield_update(nearfield_index* index, const int64_t* ids,
                                                 const nearfield_vectors* vectors,
                                                 const nearfield_write_options* options);
@@ -180,6 +195,7 @@ typedef struct nearfield_search_options {
     size_t threads;                 /* default: all CPUs that this process may use, 1 for a single query */
     double oversample;              /* at least 1; default: that of the index */
     int64_t exact;                  /* 1: compare every vector by the finest codec, without candidates */
+    const char* version;            /* only vectors of this version; default: all, the query coded as the last one's */
 } nearfield_search_options;
 
 /* Finds the k best vectors for each query. Writes ids and scores (queries, k), and to `counts` (queries), if not NULL,
@@ -191,8 +207,8 @@ NEARFIELD_API nearfield_status nearfield_search(const nearfield_index* index, co
 
 typedef struct nearfield_range_hits nearfield_range_hits;
 
-/* Finds every vector within a radius, the boundary included: at most that distance for l2, at least that score for ip
- * and cosine. `options` may be NULL; `oversample` and `exact` are ignored, the finest codec is always compared. */
+/* Finds every vector within a radius, the boundary included: at most that distance for l2 and hamming, at least that
+ * score for the others. `options` may be NULL; `oversample` and `exact` are ignored, the finest codec is always compared. */
 NEARFIELD_API nearfield_status nearfield_range_search(const nearfield_index* index, const nearfield_vectors* queries,
                                                       double radius, const nearfield_search_options* options,
                                                       nearfield_range_hits** hits);
@@ -230,6 +246,11 @@ NEARFIELD_API nearfield_status nearfield_ids(const nearfield_index* index, int64
 /* Writes the vectors (n, dim) of ids (n) as float32, as they were added to the precision of the finest codec. */
 NEARFIELD_API nearfield_status nearfield_reconstruct(const nearfield_index* index, const int64_t* ids, size_t n,
                                                      float* vectors);
+
+/* Writes what the first codec keeps of ids (n): nearfield_code_bytes each; the packed bits of "bits" and "sign". */
+NEARFIELD_API size_t nearfield_code_bytes(const nearfield_index* index);
+NEARFIELD_API nearfield_status nearfield_codes(const nearfield_index* index, const int64_t* ids, size_t n,
+                                               uint8_t* codes);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Saving

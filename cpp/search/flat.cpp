@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "codecs/bits.hpp"
 #include "codecs/dense.hpp"
 #include "search/flat_state.hpp"
 
@@ -16,7 +17,8 @@ using kernels::kGroup;
 
 namespace {
 
-constexpr size_t kBatchRows = 256;  // rows converted and encoded at a time
+constexpr size_t kBatchRows = 256;           // rows converted and encoded at a time
+constexpr size_t kSample = size_t{1} << 14;  // vectors, evenly spread, that a codec learns from
 
 uint64_t new_version() {
     static std::atomic<uint64_t> last{0};
@@ -28,23 +30,26 @@ uint64_t new_version() {
 Flat::Flat(FlatOptions options) : Flat(options, make_codec(options.codec, options.dim, options.metric)) {}
 
 Flat::Flat(FlatOptions options, std::unique_ptr<Codec> codec) : options_(std::move(options)), codec_(std::move(codec)) {
-    if (options_.dim == 0 || options_.dim > 65535) {
-        throw InvalidInput("dim: " + std::to_string(options_.dim) + " given, expected 1 to 65535");
-    }
+    options_.codec.name = codec_->name();
     if (!(options_.oversample >= 1)) {
         throw InvalidInput("oversample: " + std::to_string(options_.oversample) + " given, expected at least 1");
     }
     if (!options_.rerank.empty()) {
+        if (is_bit_metric(options_.metric)) {
+            throw InvalidInput("rerank: \"" + options_.rerank + "\" given, but packed bits are compared exactly");
+        }
         try {
-            rerank_ = make_codec(options_.rerank, options_.dim, options_.metric);
+            rerank_ = make_codec({options_.rerank, {}}, options_.dim, options_.metric);
+            if (rerank_->untrained()) throw InvalidInput("codec: \"" + options_.rerank + "\" would have to be trained");
         } catch (const InvalidInput& e) {
             throw InvalidInput("rerank" + std::string(e.what()).substr(std::strlen("codec")));
         }
     }
-    // Integer codes are already what a screen would make of them.
-    if (options_.codec == "int8" || options_.codec == "uint8") options_.screen = false;
-    newest_ =
-        std::make_unique<Snapshot>(Snapshot{std::make_shared<State>(*codec_, rerank_.get()), {}, 0, new_version()});
+    // A screen is an image of floats; other codes are no larger than it would be.
+    const std::string& name = options_.codec.name;
+    if (name != "f32" && name != "f16" && name != "bf16") options_.screen = false;
+    newest_ = std::make_unique<Snapshot>(Snapshot{std::make_shared<State>(*codec_, rerank_.get()), {},
+                                                  std::make_shared<Versions>(), 0, new_version()});
 }
 
 Flat::~Flat() = default;
@@ -54,7 +59,12 @@ std::unique_ptr<Flat> Flat::over(const Vectors& vectors, Metric metric) {
     options.dim = vectors.dim;
     options.metric = metric;
     options.screen = false;
-    auto codec = std::make_unique<DenseCodec>(vectors.type, vectors.dim, metric);
+    std::unique_ptr<Codec> codec;
+    if (is_bit_metric(metric)) {
+        codec = std::make_unique<BitsCodec>(vectors.dim, metric);
+    } else {
+        codec = std::make_unique<DenseCodec>(vectors.type, vectors.dim, metric);
+    }
     if (vectors.type <= kernels::kBF16) {
         std::vector<float> batch(std::min(vectors.n, kBatchRows) * vectors.dim);
         for (size_t first = 0; first < vectors.n; first += kBatchRows) {
@@ -67,6 +77,7 @@ std::unique_ptr<Flat> Flat::over(const Vectors& vectors, Metric metric) {
     std::unique_ptr<Flat> index(new Flat(options, std::move(codec)));
     index->publish({std::make_shared<State>(row_bytes, vectors.data, vectors.n, nullptr),
                     {vectors.n, 0, nullptr},
+                    std::make_shared<Versions>(),
                     0,
                     new_version()});
     return index;
@@ -87,17 +98,16 @@ void Flat::publish(Snapshot next) const {
 // Writing
 // ---------------------------------------------------------------------------------------------------------------------
 
-void Flat::encode_rows(State& state, size_t used, const Vectors& vectors, size_t first, size_t count) const {
-    std::vector<float> batch(std::min(count, kBatchRows) * options_.dim);
+void Flat::encode_rows(State& state, const Codec& codec, size_t used, const Vectors& vectors, size_t first,
+                       size_t count) const {
     for (size_t at = first; at < first + count;) {
         const size_t row = used + at;
         size_t n = std::min({kBatchRows, first + count - at, state.rows.contiguous(row)});
         if (state.rerank) n = std::min(n, state.rerank->contiguous(row));
-        vectors.to_f32(at, n, batch.data());
-        check_finite(batch.data(), n, options_.dim, "vectors", at);
+        const CheckedVectors batch = codec.check(vectors.part(at, n), "vectors", at);
         try {
-            codec_->encode(batch.data(), n, state.rows.writable(row));
-            if (rerank_) rerank_->encode(batch.data(), n, state.rerank->writable(row));
+            codec.encode(batch.view(), state.rows.writable(row));
+            if (rerank_) rerank_->encode(batch.view(), state.rerank->writable(row));
         } catch (const UnencodableVector& e) {
             throw InvalidInput("vectors: row " + std::to_string(at + e.row) + " " + e.what());
         }
@@ -137,7 +147,8 @@ void Flat::extend_screen(State& state, size_t screened, size_t count, const Run&
 }
 
 // Appends rows to the stores and returns the snapshot that shows them, which the caller publishes.
-Flat::Snapshot Flat::append(const Snapshot& now, const Vectors& vectors, const int64_t* ids, const Run& run) const {
+Flat::Snapshot Flat::append(const Snapshot& now, const Vectors& vectors, const int64_t* ids, size_t version,
+                            const Run& run) const {
     State& state = *now.state;
     const size_t used = now.live.count, count = used + vectors.n;
     if (count > std::numeric_limits<uint32_t>::max()) {
@@ -146,16 +157,20 @@ Flat::Snapshot Flat::append(const Snapshot& now, const Vectors& vectors, const i
     state.rows.reserve(count, used);
     if (state.rerank) state.rerank->reserve(count, used);
     constexpr size_t kRowsPerItem = 1024;
+    const Codec& codec = *now.versions->all[version].codec;
     const bool screens = options_.screen && count >= kScreenFrom;
     const double encoded = screens ? 0.5 : 1.0;  // share of the work
     parallel_for((vectors.n + kRowsPerItem - 1) / kRowsPerItem, part_of(run, 0, encoded), [&](size_t item) {
         const size_t first = item * kRowsPerItem;
-        encode_rows(state, used, vectors, first, std::min(kRowsPerItem, vectors.n - first));
+        encode_rows(state, codec, used, vectors, first, std::min(kRowsPerItem, vectors.n - first));
     });
     if (screens) extend_screen(state, now.screened, count, part_of(run, encoded, 1));
     state.ids->append(ids, used, vectors.n);
     Snapshot next = now;
     next.live.count = count;
+    auto versions = std::make_shared<Versions>(*now.versions);
+    versions->append(used, version);
+    next.versions = std::move(versions);
     if (screens) next.screened = count / kGroup * kGroup;
     return next;
 }
@@ -173,10 +188,52 @@ void check_ids(const int64_t* ids, size_t n) {
 
 }  // namespace
 
-std::vector<int64_t> Flat::add(const Vectors& vectors, const int64_t* ids, const Run& run) {
-    check_dim(vectors.dim, options_.dim, "vectors");
+// The place of a version among those of `next`, which it joins, after learning, if it is new.
+size_t Flat::version_for(Snapshot& next, const std::string& name, const Vectors& sample, Learned given) const {
+    const size_t place = next.versions->find(name);
+    if (place < next.versions->all.size()) return place;
+    constexpr size_t kVersions = 65535;
+    if (place == kVersions) throw InvalidInput("version: an index holds at most 65535 versions");
+    std::shared_ptr<const Codec> codec = codec_;
+    if (codec->untrained()) {
+        for (size_t first = 0; first < sample.n; first += kBatchRows) {
+            codec->check(sample.part(first, std::min(kBatchRows, sample.n - first)), "vectors", first);
+        }
+        const size_t step = (sample.n + kSample - 1) / kSample;
+        const Vectors some{sample.data, sample.type, (sample.n + step - 1) / step, sample.dim, sample.stride * step};
+        codec = codec->trained(codec->check(some, "vectors").view(), std::move(given));
+    } else if (!given.empty()) {
+        throw InvalidInput("codec: \"" + std::string(codec->name()) + "\" has nothing to learn");
+    }
+    auto versions = std::make_shared<Versions>(*next.versions);
+    versions->all.push_back({name, std::move(codec)});
+    next.versions = std::move(versions);
+    return place;
+}
+
+void Flat::train(const Vectors& sample, const std::string& version, Learned given) {
+    check_dim(sample, options_.dim, "vectors");
+    if (!codec_->untrained()) {
+        throw InvalidInput("codec: \"" + std::string(codec_->name()) + "\" has nothing to learn");
+    }
+    if (sample.n == 0) throw InvalidInput("vectors: none given to learn from");
     const std::lock_guard lock(writer_);
-    const Snapshot now = snapshot();
+    Snapshot next = snapshot();
+    if (next.versions->find(version) < next.versions->all.size()) {
+        throw InvalidInput("version: \"" + version + "\" has been trained already");
+    }
+    version_for(next, version, sample, std::move(given));
+    publish(std::move(next));
+}
+
+std::vector<int64_t> Flat::add(const Vectors& vectors, const int64_t* ids, const std::string& version, Learned learned,
+                               const Run& run) {
+    check_dim(vectors, options_.dim, "vectors");
+    if (vectors.type == kernels::kBits && rerank_) {
+        throw InvalidInput("vectors: packed bits given, but rerank codec \"" + options_.rerank + "\" needs numbers");
+    }
+    const std::lock_guard lock(writer_);
+    Snapshot now = snapshot();
     State& state = *now.state;
     std::vector<int64_t> given(vectors.n);
     if (ids != nullptr) {
@@ -195,7 +252,8 @@ std::vector<int64_t> Flat::add(const Vectors& vectors, const int64_t* ids, const
     }
     if (vectors.n == 0) return given;
     const auto [least, largest] = std::minmax_element(given.begin(), given.end());
-    Snapshot next = append(now, vectors, given.data(), run);
+    const size_t place = version_for(now, version, vectors, std::move(learned));
+    Snapshot next = append(now, vectors, given.data(), place, run);
     if (*least < state.next_id) next.version = new_version();  // an id may be back, in another row
     publish(std::move(next));
     constexpr int64_t kLast = std::numeric_limits<int64_t>::max();
@@ -214,13 +272,19 @@ std::vector<uint32_t> Flat::rows_of(const Snapshot& now, const int64_t* ids, siz
 }
 
 void Flat::update(const int64_t* ids, const Vectors& vectors, const Run& run) {
-    check_dim(vectors.dim, options_.dim, "vectors");
+    check_dim(vectors, options_.dim, "vectors");
     const std::lock_guard lock(writer_);
     const Snapshot now = snapshot();
     check_ids(ids, vectors.n);
     const std::vector<uint32_t> rows = rows_of(now, ids, vectors.n);
     if (vectors.n == 0) return;
-    Snapshot next = append(now, vectors, ids, run);
+    const size_t version = now.versions->of_row(rows[0]);
+    for (const uint32_t row : rows) {
+        if (now.versions->of_row(row) != version) {
+            throw InvalidInput("ids: vectors of several versions given; update those of one version at a time");
+        }
+    }
+    Snapshot next = append(now, vectors, ids, version, run);
     next.live = next.live.without(rows);
     next.version = new_version();
     publish(compacted_if_sparse(std::move(next)));
@@ -247,10 +311,13 @@ Flat::Snapshot Flat::compacted(const Snapshot& old) const {
     auto fresh = std::make_shared<State>(*codec_, rerank_.get());
     fresh->rows.reserve(left, 0);
     if (fresh->rerank) fresh->rerank->reserve(left, 0);
+    auto versions = std::make_shared<Versions>();
+    versions->all = old.versions->all;
     std::vector<int64_t> ids;
     ids.reserve(left);
     for (size_t row = 0; row < old.live.count; ++row) {
         if (!old.live.contains(row)) continue;
+        if (!old.versions->rows.empty()) versions->append(ids.size(), old.versions->of_row(row));
         std::memcpy(fresh->rows.writable(ids.size()), from.rows.row(row), from.rows.row_bytes());
         if (from.rerank) {
             std::memcpy(fresh->rerank->writable(ids.size()), from.rerank->row(row), from.rerank->row_bytes());
@@ -261,7 +328,7 @@ Flat::Snapshot Flat::compacted(const Snapshot& old) const {
     if (left > 0) fresh->ids->append(ids.data(), 0, left);
     fresh->next_id = from.next_id;
     const size_t screened = fresh->screen ? left / kGroup * kGroup : 0;
-    return {std::move(fresh), {left, 0, nullptr}, screened, new_version()};
+    return {std::move(fresh), {left, 0, nullptr}, std::move(versions), screened, new_version()};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -305,6 +372,9 @@ size_t Flat::nbytes() const {
     const Snapshot now = snapshot();
     const size_t count = now.live.count;
     size_t bytes = count * now.state->rows.row_bytes() + now.state->ids->nbytes(count);
+    for (const auto& version : now.versions->all) {
+        for (const auto& [name, values] : version.codec->learned()) bytes += values.size() * sizeof(float);
+    }
     if (now.live.dead) bytes += now.live.dead->words().size() * sizeof(uint64_t);
     if (now.state->rerank) bytes += count * now.state->rerank->row_bytes();
     if (now.screened > 0) {
@@ -321,6 +391,21 @@ std::vector<int64_t> Flat::ids() const {
         if (now.live.contains(row)) out.push_back(now.state->ids->id_of(row));
     }
     return out;
+}
+
+std::vector<std::pair<std::string, size_t>> Flat::versions() const {
+    const Snapshot now = snapshot();
+    std::vector<std::pair<std::string, size_t>> out;
+    for (const auto& version : now.versions->all) out.emplace_back(version.name, 0);
+    now.versions->for_each(now.live.count, [&](size_t version, size_t first, size_t last) {
+        for (size_t row = first; row < last; ++row) out[version].second += now.live.contains(row) ? 1 : 0;
+    });
+    return out;
+}
+
+bool Flat::untrained(const std::string& version) const {
+    const Snapshot now = snapshot();
+    return codec_->untrained() && now.versions->find(version) == now.versions->all.size();
 }
 
 bool Flat::contains(int64_t id) const {

@@ -10,7 +10,6 @@
 
 #include "codecs/codec.hpp"
 #include "search/thread_pool.hpp"
-#include "search/vectors.hpp"
 #include "storage/bitmap.hpp"
 #include "storage/container.hpp"
 
@@ -24,7 +23,7 @@ struct IdError : std::runtime_error {
 struct FlatOptions {
     size_t dim = 0;
     Metric metric = Metric::cosine;
-    std::string codec = "f32";
+    CodecSpec codec;
     std::string rerank;     // empty: none
     double oversample = 4;  // candidates per result that the finer codec scores
     bool screen = true;     // scan a compact image of float vectors first (codecs/screen.hpp)
@@ -40,6 +39,13 @@ class Filter {
     std::vector<int64_t> ids_;
     std::optional<Bitmap> rows_;
     uint64_t version_ = 0;  // of the snapshot for which rows_ was made
+};
+
+struct SearchOptions {
+    const Filter* filter = nullptr;
+    std::optional<std::string> version;  // search the vectors of this version only
+    std::optional<double> oversample;    // in place of the index's
+    bool exhaustive = false;             // scan the finest codec instead of reranking candidates of the first
 };
 
 struct SearchResult {
@@ -65,20 +71,28 @@ class Flat {
     static std::unique_ptr<Flat> over(const Vectors& vectors, Metric metric);
     ~Flat();
 
+    // Vectors belong to a version, named after the model they come from. The codec learns from the first vectors of each
+    // version, or beforehand by `train`; what it cannot learn by itself (see Codec::trained) is in `given`.
+    void train(const Vectors& sample, const std::string& version, Learned given);
     // Adds vectors under the given ids, or under the next automatic ones if `ids` is null; returns the ids.
-    std::vector<int64_t> add(const Vectors& vectors, const int64_t* ids, const Run& run);
+    std::vector<int64_t> add(const Vectors& vectors, const int64_t* ids, const std::string& version, Learned given,
+                             const Run& run);
+    // The vectors stay in their version, which must be the same for all.
     void update(const int64_t* ids, const Vectors& vectors, const Run& run);
     void remove(const int64_t* ids, size_t n);
 
-    // `exhaustive` scans the finest codec instead of reranking candidates of the first.
-    SearchResult search(const Vectors& queries, size_t k, const Filter* filter, std::optional<double> oversample,
-                        bool exhaustive, const Run& run) const;
+    // Queries are coded as vectors of the version that is searched; where that is none, of the one that came last.
+    SearchResult search(const Vectors& queries, size_t k, const SearchOptions& options, const Run& run) const;
     // Everything within `radius`, a score as the user sees it, boundary included.
-    RangeResult range_search(const Vectors& queries, double radius, const Filter* filter, const Run& run) const;
+    RangeResult range_search(const Vectors& queries, double radius, const SearchOptions& options, const Run& run) const;
     // Scores (queries, m) of the given ids: (m) for all queries, or (queries, m) when `per_query`; -1 gives NaN.
     std::vector<float> score(const Vectors& queries, const int64_t* ids, size_t m, bool per_query,
-                             const Run& run) const;
+                             const std::optional<std::string>& version, const Run& run) const;
+    // Vectors (n, dim) as they were added, to the precision of the finest codec.
     std::vector<float> reconstruct(const int64_t* ids, size_t n) const;
+    // What the first codec keeps of vectors: (n, code_bytes()).
+    std::vector<uint8_t> codes(const int64_t* ids, size_t n) const;
+    size_t code_bytes() const { return codec_->row_bytes(); }
 
     std::shared_ptr<Filter> filter_of_mask(const bool* mask, size_t n) const;
     std::shared_ptr<Filter> filter_of_ids(const int64_t* ids, size_t n) const;
@@ -88,6 +102,10 @@ class Flat {
     std::vector<int64_t> ids() const;
     bool contains(int64_t id) const;
     const FlatOptions& options() const { return options_; }
+    // Names of the versions, in the order in which they came, and how many vectors each holds.
+    std::vector<std::pair<std::string, size_t>> versions() const;
+    // Whether the codec has yet to learn for a version.
+    bool untrained(const std::string& version) const;
 
     void save(const std::filesystem::path& path) const;
     void save(const std::function<void(const std::byte*, size_t)>& sink) const;
@@ -102,19 +120,24 @@ class Flat {
 
     Snapshot snapshot() const;
     void publish(Snapshot next) const;
-    Snapshot append(const Snapshot& now, const Vectors& vectors, const int64_t* ids, const Run& run) const;
-    void encode_rows(State& state, size_t used, const Vectors& vectors, size_t first, size_t count) const;
+    Snapshot append(const Snapshot& now, const Vectors& vectors, const int64_t* ids, size_t version,
+                    const Run& run) const;
+    void encode_rows(State& state, const Codec& codec, size_t used, const Vectors& vectors, size_t first,
+                     size_t count) const;
+    size_t version_for(Snapshot& next, const std::string& name, const Vectors& sample, Learned given) const;
+    const Codec& codec_of(const Snapshot& now, const std::optional<std::string>& version) const;
     void extend_screen(State& state, size_t screened, size_t count, const Run& run) const;
     Snapshot compacted(const Snapshot& old) const;
     Snapshot compacted_if_sparse(Snapshot now) const;
     std::vector<uint32_t> rows_of(const Snapshot& now, const int64_t* ids, size_t n) const;
-    const Bitmap* rows_of(const Snapshot& now, const Filter* filter, std::optional<Bitmap>& rebuilt) const;
+    const Bitmap* rows_of(const Snapshot& now, const SearchOptions& options, std::optional<Bitmap>& made) const;
     void search_part(const Snapshot& now, Part& part, const struct Plan& plan) const;
     template <class Write>
     void write(const Write& write) const;
 
     FlatOptions options_;
-    std::unique_ptr<Codec> codec_, rerank_;
+    std::shared_ptr<const Codec> codec_;  // untrained, if it has to learn
+    std::unique_ptr<Codec> rerank_;
     mutable std::mutex writer_;     // held by whoever changes the index
     mutable std::mutex published_;  // held only to copy or swap what follows
     mutable std::unique_ptr<Snapshot> newest_;

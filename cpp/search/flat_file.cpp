@@ -53,6 +53,11 @@ const Tensor& expect(const Container& file, std::string_view name, TensorType ty
     return tensor;
 }
 
+// What a version's codec has learned.
+std::string learned_name(size_t version, std::string_view name) {
+    return "learned." + std::to_string(version) + "." + std::string(name);
+}
+
 uint64_t number(const Container& file, std::string_view key) {
     const std::string& text = file.metadata(key);
     uint64_t value = 0;
@@ -62,6 +67,52 @@ uint64_t number(const Container& file, std::string_view key) {
                               "\", expected a number");
     }
     return value;
+}
+
+// Which rows belong to which version, and what was learned for each. Files from before there were versions hold one.
+std::shared_ptr<const Versions> load_versions(const Container& file, const std::shared_ptr<const Codec>& codec,
+                                              size_t rows) {
+    auto out = std::make_shared<Versions>();
+    const bool known = file.metadata().contains("versions");
+    const uint64_t count = known ? number(file, "versions") : rows > 0 ? 1 : 0;
+    if (count > file.metadata().size() && known) throw FileFormatError(file.name() + ": versions are missing");
+    for (size_t v = 0; v < count; ++v) {
+        std::shared_ptr<const Codec> own = codec;
+        if (codec->untrained()) {
+            Learned learned;
+            const std::string prefix = learned_name(v, "");
+            for (const Tensor& tensor : file.tensors()) {
+                if (!tensor.name.starts_with(prefix)) continue;
+                const Tensor& found = expect(file, tensor.name, TensorType::f32, {tensor.bytes / sizeof(float)});
+                const auto* values = reinterpret_cast<const float*>(found.data);
+                learned[tensor.name.substr(prefix.size())].assign(values, values + found.bytes / sizeof(float));
+            }
+            try {
+                own = codec->with(std::move(learned));
+            } catch (const InvalidInput& e) {
+                throw FileFormatError(file.name() + ": version " + std::to_string(v) + ": " + e.what());
+            }
+        }
+        out->all.push_back({known ? file.metadata("version." + std::to_string(v)) : "", std::move(own)});
+    }
+    if (rows > 0 && count == 0) throw FileFormatError(file.name() + ": the rows belong to no version");
+    if (count == 1) {
+        if (rows > 0) out->append(0, 0);
+    } else if (count > 1) {
+        const Tensor& tensor = file.tensor("version_rows");
+        const uint64_t runs = tensor.bytes / sizeof(Versions::Rows);
+        const auto* values = reinterpret_cast<const Versions::Rows*>(
+            expect(file, "version_rows", TensorType::u32, {runs, 2}).data);
+        out->rows.assign(values, values + runs);
+        for (size_t i = 0; i < runs; ++i) {
+            const bool ordered = i == 0 ? values[i].first == 0 : values[i].first > values[i - 1].first;
+            if (!ordered || values[i].first >= rows || values[i].version >= count) {
+                throw FileFormatError(file.name() + ": tensor \"version_rows\" is out of order");
+            }
+        }
+        if (rows > 0 && runs == 0) throw FileFormatError(file.name() + ": the rows belong to no version");
+    }
+    return out;
 }
 
 }  // namespace
@@ -80,13 +131,14 @@ void Flat::write(const Write& write) const {
         {"metric", std::string(metric_name(options_.metric))},
         {"dim", std::to_string(options_.dim)},
         {"rows", std::to_string(count)},
-        {"codec", options_.codec},
+        {"codec", options_.codec.name},
         {"rerank", options_.rerank},
         {"oversample", decimal(options_.oversample)},
         {"screen", options_.screen ? "true" : "false"},
         {"next_id", std::to_string(state.next_id)},
     };
-    if (options_.codec == "int8" || options_.rerank == "int8") {
+    for (const auto& [name, value] : options_.codec.parameters) metadata["codec." + name] = value;
+    if (options_.codec.name == "int8" || options_.rerank == "int8") {
         metadata["int8_row"] = "I8 at 0, F32 scale at " + std::to_string(options_.dim);
     }
     std::vector<TensorSource> tensors{rows_tensor("vectors", *codec_, state.rows, count)};
@@ -97,6 +149,21 @@ void Flat::write(const Write& write) const {
         tensors.push_back(
             {"screen", TensorType::u8, {groups, screen.groups.row_bytes()}, screen.groups.pieces(groups)});
         tensors.push_back({"screen_center", TensorType::f32, {options_.dim}, {bytes_of(screen.codec.center())}});
+    }
+    // Codecs that have learned live until the file is written.
+    const std::vector<Versions::Version>& versions = now.versions->all;
+    std::vector<Learned> learned;
+    for (const auto& version : versions) learned.push_back(version.codec->learned());
+    metadata["versions"] = std::to_string(versions.size());
+    for (size_t v = 0; v < versions.size(); ++v) {
+        metadata["version." + std::to_string(v)] = versions[v].name;
+        for (const auto& [name, values] : learned[v]) {
+            tensors.push_back({learned_name(v, name), TensorType::f32, {values.size()}, {bytes_of(values)}});
+        }
+    }
+    if (versions.size() > 1) {
+        const auto& runs = now.versions->rows;
+        tensors.push_back({"version_rows", TensorType::u32, {runs.size(), 2}, {std::as_bytes(std::span(runs))}});
     }
     std::vector<uint32_t> sorted;
     if (state.ids->is_explicit()) {
@@ -126,7 +193,11 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
         FlatOptions options;
         options.dim = number(*file, "dim");
         options.metric = parse_metric(file->metadata("metric"));
-        options.codec = file->metadata("codec");
+        options.codec.name = file->metadata("codec");
+        constexpr std::string_view kParameter = "codec.";
+        for (const auto& [key, value] : file->metadata()) {
+            if (key.starts_with(kParameter)) options.codec.parameters[key.substr(kParameter.size())] = value;
+        }
         options.rerank = file->metadata("rerank");
         std::istringstream oversample(file->metadata("oversample"));
         oversample.imbue(std::locale::classic());
@@ -136,6 +207,7 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
         const std::string& screen = file->metadata("screen");
         if (screen != "true" && screen != "false") throw InvalidInput("metadata \"screen\" is not true or false");
         options.screen = screen == "true";
+        if (options.codec.name.empty()) throw InvalidInput("metadata \"codec\" is empty");
         index = std::make_unique<Flat>(options);
     } catch (const std::logic_error& e) {
         throw FileFormatError(file->name() + ": " + e.what());
@@ -176,7 +248,7 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
         screened = groups * kGroup;
     }
     const uint64_t version = index->newest_->version;
-    index->publish({std::move(state), {count, 0, nullptr}, screened, version});
+    index->publish({std::move(state), {count, 0, nullptr}, load_versions(*file, index->codec_, count), screened, version});
     return index;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <mutex>
 
@@ -31,6 +32,8 @@ struct Flat::Part {
     size_t first_query, queries;
     size_t first_row, last_row;
     std::optional<TopK> best;
+    std::optional<CountingTopK> counted;  // in place of `best` where distances are counts
+    Collector& collector() { return counted ? static_cast<Collector&>(*counted) : *best; }
 };
 
 namespace {
@@ -62,10 +65,10 @@ void scan_range(const Scanner& scanner, const RowStore& store, size_t per_code, 
 }  // namespace
 
 void Flat::search_part(const Snapshot& now, Part& part, const Plan& plan) const {
-    TopK& best = *part.best;
     const auto always = [](size_t) { return true; };
     size_t first = part.first_row;
     if (plan.screen && part.screen) {
+        TopK& best = *part.best;
         const RowStore& groups = now.state->screen->groups;
         const size_t screened = std::min(part.last_row, now.screened);
         // The first rows show whether the bounds tell vectors apart. Where they do not, the scan starts again without
@@ -87,30 +90,55 @@ void Flat::search_part(const Snapshot& now, Part& part, const Plan& plan) const 
             first = reached;
         }
     }
-    scan_range(*part.query, *plan.rows, 1, first, part.last_row, best, always);
+    scan_range(*part.query, *plan.rows, 1, first, part.last_row, part.collector(), always);
 }
 
-const Bitmap* Flat::rows_of(const Snapshot& now, const Filter* filter, std::optional<Bitmap>& rebuilt) const {
-    if (filter == nullptr) return nullptr;
-    if (filter->version_ == now.version) return &*filter->rows_;
-    rebuilt.emplace(now.live.count);
-    for (const int64_t id : filter->ids_) {
-        if (const auto row = now.state->ids->find(id, now.live, now.live.count)) rebuilt->set(*row);
+// The rows that a search may return, null for all: those of the filter, as far as they are of the version.
+const Bitmap* Flat::rows_of(const Snapshot& now, const SearchOptions& options, std::optional<Bitmap>& made) const {
+    const Filter* filter = options.filter;
+    const Bitmap* out = nullptr;
+    if (filter != nullptr && filter->version_ == now.version) {
+        out = &*filter->rows_;
+    } else if (filter != nullptr) {
+        made.emplace(now.live.count);
+        for (const int64_t id : filter->ids_) {
+            if (const auto row = now.state->ids->find(id, now.live, now.live.count)) made->set(*row);
+        }
+        out = &*made;
     }
-    return &*rebuilt;
+    if (!options.version || now.versions->all.size() < 2) return out;
+    Bitmap rows(now.live.count);
+    const size_t wanted = now.versions->find(*options.version);
+    now.versions->for_each(now.live.count, [&](size_t version, size_t first, size_t last) {
+        if (version == wanted) rows.set(first, last);
+    });
+    if (out != nullptr) rows &= *out;
+    made = std::move(rows);
+    return &*made;
 }
 
-SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter, std::optional<double> oversample,
-                          bool exhaustive, const Run& run) const {
+// The codec for queries: that of a version, or of the one that came last.
+const Codec& Flat::codec_of(const Snapshot& now, const std::optional<std::string>& version) const {
+    const Versions& versions = *now.versions;
+    if (!version) return versions.all.empty() ? *codec_ : *versions.all.back().codec;
+    const size_t place = versions.find(*version);
+    if (place < versions.all.size()) return *versions.all[place].codec;
+    std::string known;
+    for (const auto& one : versions.all) known.append(known.empty() ? "\"" : ", \"").append(one.name).append("\"");
+    throw InvalidInput("version: \"" + *version + "\" is not one of those in the index (" + known + ")");
+}
+
+SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions& options, const Run& run) const {
+    const std::optional<double> oversample = options.oversample;
     if (oversample && !(*oversample >= 1)) {
         throw InvalidInput("oversample: " + std::to_string(*oversample) + " given, expected at least 1");
     }
     if (oversample && !rerank_) {
         throw InvalidInput("oversample: " + std::to_string(*oversample) + " given to an index without a rerank codec");
     }
-    const std::vector<float> vectors = checked_f32(queries, options_.dim, "queries");
-
     const Snapshot now = snapshot();
+    const Codec& codec = codec_of(now, options.version);
+    const CheckedVectors vectors = codec.check(queries, "queries");
     const State& state = *now.state;
     const size_t count = now.live.count;
     SearchResult out{k, {}, {}, std::vector<int64_t>(queries.n), ""};
@@ -119,15 +147,15 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
     out.scores.assign(queries.n * k, std::numeric_limits<float>::quiet_NaN());
 
     std::optional<Bitmap> rebuilt;
-    const Bitmap* allowed = rows_of(now, filter, rebuilt);
+    const Bitmap* allowed = rows_of(now, options, rebuilt);
     const size_t candidates = allowed ? std::min(allowed->count(), count) : count;
-    const bool rerank = rerank_ && !exhaustive;
-    const bool finest = rerank_ && exhaustive;
+    const bool rerank = rerank_ && !options.exhaustive;
+    const bool finest = rerank_ && options.exhaustive;
     const double wanted = static_cast<double>(k) * (rerank ? oversample.value_or(options_.oversample) : 1.0);
     Plan plan{};
     plan.k = static_cast<size_t>(std::min(std::ceil(wanted), static_cast<double>(candidates)));
     plan.admission = {&now.live, allowed};
-    plan.codec = finest ? rerank_.get() : codec_.get();
+    plan.codec = finest ? rerank_.get() : &codec;
     plan.rows = finest ? &*state.rerank : &state.rows;
     plan.screen = !finest && options_.screen && now.screened > 0;
     // Settling a row by itself costs as much as scanning this many, more so where a batch shares the scan.
@@ -169,9 +197,9 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
     std::vector<size_t> missing(query_parts, row_parts);
     const auto finish = [&](Part& part) {
         std::unique_ptr<Query> finer;
-        if (rerank) finer = rerank_->prepare(vectors.data() + part.first_query * queries.dim, part.queries);
+        if (rerank) finer = rerank_->prepare(vectors.part(part.first_query, part.queries));
         for (size_t q = 0; q < part.queries; ++q) {
-            std::vector<Candidate>& hits = part.best->finish(q);
+            std::vector<Candidate>& hits = part.collector().finish(q);
             if (rerank) {
                 for (Candidate& c : hits) c.exact = std::numeric_limits<double>::quiet_NaN();
                 Settler(*finer, *state.rerank)(q, hits);
@@ -192,10 +220,14 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
         part->queries = std::min(part_queries, queries.n - part->first_query);
         part->first_row = item % row_parts * rows_per_part;
         part->last_row = std::min(count, part->first_row + rows_per_part);
-        const float* own = vectors.data() + part->first_query * queries.dim;
-        part->query = plan.codec->prepare(own, part->queries);
-        if (plan.screen && !plan.listed) part->screen = state.screen->codec.prepare(own, part->queries);
-        part->best.emplace(part->queries, plan.k, plan.admission, Settler(*part->query, *plan.rows), *state.ids);
+        const Vectors own = vectors.part(part->first_query, part->queries);
+        part->query = plan.codec->prepare(own);
+        if (plan.screen && !plan.listed) part->screen = state.screen->codec.prepare(own.floats(), own.n);
+        if (const auto counts = part->query->counts(); counts && !plan.listed) {
+            part->counted.emplace(part->queries, plan.k, plan.admission, *counts, *state.ids);
+        } else {
+            part->best.emplace(part->queries, plan.k, plan.admission, Settler(*part->query, *plan.rows), *state.ids);
+        }
         if (plan.listed) {
             const Settler settler(*part->query, *plan.rows);
             std::vector<double> exact(listed.size());
@@ -211,7 +243,7 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
             const std::lock_guard lock(merging);
             std::unique_ptr<Part>& first = waiting[item / row_parts];
             if (first) {
-                first->best->merge(*part->best);
+                first->collector().merge(part->collector());
             } else {
                 first = std::move(part);
             }
@@ -223,16 +255,18 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const Filter* filter
     return out;
 }
 
-RangeResult Flat::range_search(const Vectors& queries, double radius, const Filter* filter, const Run& run) const {
+RangeResult Flat::range_search(const Vectors& queries, double radius, const SearchOptions& options,
+                               const Run& run) const {
     if (std::isnan(radius)) throw InvalidInput("radius: NaN given, expected a number");
-    const std::vector<float> vectors = checked_f32(queries, options_.dim, "queries");
     const Snapshot now = snapshot();
+    const Codec& first_codec = codec_of(now, options.version);
+    const CheckedVectors vectors = first_codec.check(queries, "queries");
     const State& state = *now.state;
     const size_t count = now.live.count;
     std::optional<Bitmap> rebuilt;
-    const Admission admission{&now.live, rows_of(now, filter, rebuilt)};
+    const Admission admission{&now.live, rows_of(now, options, rebuilt)};
     const bool finest = rerank_ != nullptr;
-    const Codec& codec = finest ? *rerank_ : *codec_;
+    const Codec& codec = finest ? *rerank_ : first_codec;
     const RowStore& rows = finest ? *state.rerank : state.rows;
     const size_t screened = finest ? 0 : now.screened;
 
@@ -240,7 +274,8 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Filt
     const auto limit = static_cast<float>(radius);
     const double distance = core_distance(options_.metric, limit);
     const auto bound = static_cast<float>(distance + std::abs(distance) * 1e-6 + 1e-37);
-    const auto within = [&](float score) { return options_.metric == Metric::l2 ? score <= limit : score >= limit; };
+    const bool similarity = is_similarity(options_.metric);
+    const auto within = [&](float score) { return similarity ? score >= limit : score <= limit; };
 
     std::vector<std::vector<std::pair<int64_t, float>>> found(queries.n);
     const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
@@ -248,12 +283,16 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Filt
     const size_t part_queries = std::max<size_t>(1, std::min(kQueries, (queries.n + threads - 1) / threads));
     parallel_for((queries.n + part_queries - 1) / part_queries, {threads, run.poll}, [&](size_t item) {
         const size_t first = item * part_queries, n = std::min(part_queries, queries.n - first);
-        const float* own = vectors.data() + first * queries.dim;
-        const auto query = codec.prepare(own, n);
-        Within inside(n, bound, admission);
+        const Vectors own = vectors.part(first, n);
+        const auto query = codec.prepare(own);
+        float scan_bound = bound;
+        if (const auto counts = query->counts()) {
+            scan_bound = static_cast<float>((static_cast<double>(bound) - counts->offset) / counts->scale + 1e-3);
+        }
+        Within inside(n, scan_bound, admission);
         const auto always = [](size_t) { return true; };
         if (screened > 0) {
-            scan_range(*state.screen->codec.prepare(own, n), state.screen->groups, kGroup, 0, std::min(screened, count),
+            scan_range(*state.screen->codec.prepare(own.floats(), n), state.screen->groups, kGroup, 0, std::min(screened, count),
                        inside, always);
         }
         scan_range(*query, rows, 1, std::min(screened, count), count, inside, always);
@@ -280,9 +319,10 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Filt
 }
 
 std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_t m, bool per_query,
-                               const Run& run) const {
-    const std::vector<float> vectors = checked_f32(queries, options_.dim, "queries");
+                               const std::optional<std::string>& version, const Run& run) const {
     const Snapshot now = snapshot();
+    const Codec& first_codec = codec_of(now, version);
+    const CheckedVectors vectors = first_codec.check(queries, "queries");
     const State& state = *now.state;
     const size_t lists = per_query ? queries.n : 1;
     std::vector<int64_t> wanted;
@@ -296,11 +336,11 @@ std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_
         begin.push_back(begin.back() + static_cast<size_t>(n));
     }
     std::vector<float> out(queries.n * m, std::numeric_limits<float>::quiet_NaN());
-    const Codec& codec = rerank_ ? *rerank_ : *codec_;
+    const Codec& codec = rerank_ ? *rerank_ : first_codec;
     const RowStore& store = rerank_ ? *state.rerank : state.rows;
     const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
     parallel_for(queries.n, {threads, run.poll}, [&](size_t q) {
-        const auto query = codec.prepare(vectors.data() + q * queries.dim, 1);
+        const auto query = codec.prepare(vectors.part(q, 1));
         const size_t list = per_query ? q : 0, n = begin[list + 1] - begin[list];
         std::vector<double> exact(n);
         Settler(*query, store)(0, rows.data() + begin[list], n, exact.data());
@@ -316,10 +356,21 @@ std::vector<float> Flat::reconstruct(const int64_t* ids, size_t n) const {
     const State& state = *now.state;
     const std::vector<uint32_t> rows = rows_of(now, ids, n);
     std::vector<float> out(n * options_.dim);
-    const Codec& codec = rerank_ ? *rerank_ : *codec_;
     const RowStore& store = rerank_ ? *state.rerank : state.rows;
     for (size_t i = 0; i < n; ++i) {
+        const Codec& codec = rerank_ ? *rerank_ : *now.versions->all[now.versions->of_row(rows[i])].codec;
         codec.decode({store.row(rows[i]), store.row_bytes()}, nullptr, 1, out.data() + i * options_.dim);
+    }
+    return out;
+}
+
+std::vector<uint8_t> Flat::codes(const int64_t* ids, size_t n) const {
+    const Snapshot now = snapshot();
+    const std::vector<uint32_t> rows = rows_of(now, ids, n);
+    const RowStore& store = now.state->rows;
+    std::vector<uint8_t> out(n * store.row_bytes());
+    for (size_t i = 0; i < n; ++i) {
+        std::memcpy(out.data() + i * store.row_bytes(), store.row(rows[i]), store.row_bytes());
     }
     return out;
 }

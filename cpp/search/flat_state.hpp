@@ -1,8 +1,11 @@
 // What the files of Flat share: its rows as a reader sees them.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "codecs/screen.hpp"
 #include "search/flat.hpp"
@@ -32,10 +35,48 @@ struct Flat::State {
     int64_t next_id = 0;  // for the writer
 };
 
+// Versions of vectors, each with what the codec learned for it, and which rows belong to which.
+struct Versions {
+    struct Version {
+        std::string name;
+        std::shared_ptr<const Codec> codec;
+    };
+    struct Rows {  // from `first` to the next entry's, or to the end
+        uint32_t first, version;
+    };
+    std::vector<Version> all;
+    std::vector<Rows> rows;
+
+    // The place of a version in `all`, or its size.
+    size_t find(std::string_view name) const {
+        return static_cast<size_t>(std::find_if(all.begin(), all.end(), [&](const auto& v) { return v.name == name; }) -
+                                   all.begin());
+    }
+    size_t of_row(size_t row) const {
+        const auto after =
+            std::upper_bound(rows.begin(), rows.end(), row, [](size_t r, const Rows& entry) { return r < entry.first; });
+        return (after - 1)->version;
+    }
+    // Says that the rows from `first` on are of a version.
+    void append(size_t first, size_t version) {
+        if (rows.empty() || rows.back().version != version) {
+            rows.push_back({static_cast<uint32_t>(first), static_cast<uint32_t>(version)});
+        }
+    }
+    template <class Take>
+    void for_each(size_t count, const Take& take) const {  // take(version, first row, last row)
+        for (size_t i = 0; i < rows.size(); ++i) {
+            const size_t last = i + 1 < rows.size() ? rows[i + 1].first : count;
+            if (rows[i].first < last) take(rows[i].version, rows[i].first, last);
+        }
+    }
+};
+
 // What one search sees of an index, whatever is written meanwhile.
 struct Flat::Snapshot {
     std::shared_ptr<State> state;
     LiveRows live;
+    std::shared_ptr<const Versions> versions;
     size_t screened = 0;   // rows that the screen covers
     uint64_t version = 0;  // another one, never used before, once an id stands for another row
 };

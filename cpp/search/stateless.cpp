@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "codecs/bits.hpp"
 #include "codecs/dense.hpp"
 #include "kernels/dispatch.hpp"
 
@@ -23,11 +24,10 @@ std::vector<bool> ordinary_lengths(const float* vectors, size_t n, size_t dim) {
     return out;
 }
 
-}  // namespace
-
-std::vector<float> scores(const Vectors& queries, const Vectors& vectors, Metric metric, const Run& run) {
+std::vector<float> number_scores(const Vectors& queries, const Vectors& vectors, Metric metric, const Run& run) {
     const size_t dim = vectors.dim;
-    std::vector<float> own = checked_f32(queries, dim, "queries");
+    const CheckedVectors checked = CheckedVectors::floats(queries, dim, "queries");
+    std::vector<float> own(checked.view().floats(), checked.view().floats() + queries.n * dim);
     const std::vector<bool> ordinary_query = ordinary_lengths(own.data(), queries.n, dim);
     // Queries of zeros fill the batch up, so that any number of queries goes through the same kernels.
     own.resize((queries.n + kTileFrom) * dim);
@@ -40,7 +40,7 @@ std::vector<float> scores(const Vectors& queries, const Vectors& vectors, Metric
     const size_t block = std::max<size_t>(1, kBlockBytes / codec.row_bytes());
     for (size_t start = 0; start < queries.n; start += kRunQueries) {
         const size_t width = std::min(kRunQueries, queries.n - start), bound = std::max(width, kTileFrom);
-        const auto query = codec.prepare(own.data() + start * dim, bound);
+        const auto query = codec.prepare({reinterpret_cast<const std::byte*>(own.data() + start * dim), kernels::kF32, bound, dim, dim * sizeof(float)});
         parallel_for((vectors.n + block - 1) / block, run, [&](size_t item) {
             const size_t first = item * block, n = std::min(block, vectors.n - first);
             std::vector<float> rows(n * dim), distances(bound * n);
@@ -64,6 +64,33 @@ std::vector<float> scores(const Vectors& queries, const Vectors& vectors, Metric
         });
     }
     return out;
+}
+
+std::vector<float> bit_scores(const Vectors& queries, const Vectors& vectors, Metric metric, const Run& run) {
+    const BitsCodec codec(vectors.dim, metric);
+    const CheckedVectors checked = codec.check(queries, "queries", 0);
+    const auto query = codec.prepare(checked.view());
+    std::vector<float> out(queries.n * vectors.n);
+    constexpr size_t kBlockBytes = size_t{128} << 10;
+    const size_t block = std::max<size_t>(1, kBlockBytes / codec.row_bytes());
+    parallel_for((vectors.n + block - 1) / block, run, [&](size_t item) {
+        const size_t first = item * block, n = std::min(block, vectors.n - first);
+        std::vector<float> distances(queries.n * n);
+        query->score_block({vectors.data + first * vectors.stride, n}, distances.data());
+        for (size_t q = 0; q < queries.n; ++q) {
+            for (size_t i = 0; i < n; ++i) {
+                out[q * vectors.n + first + i] = api_score(metric, distances[q * n + i]);
+            }
+        }
+    });
+    return out;
+}
+
+}  // namespace
+
+std::vector<float> scores(const Vectors& queries, const Vectors& vectors, Metric metric, const Run& run) {
+    return is_bit_metric(metric) ? bit_scores(queries, vectors, metric, run)
+                                 : number_scores(queries, vectors, metric, run);
 }
 
 std::vector<std::pair<size_t, float>> top_k(const float* scores, size_t n, size_t k, bool largest) {

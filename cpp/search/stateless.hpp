@@ -6,7 +6,6 @@
 
 #include "codecs/codec.hpp"
 #include "search/thread_pool.hpp"
-#include "search/vectors.hpp"
 
 namespace nearfield {
 

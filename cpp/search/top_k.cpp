@@ -126,7 +126,8 @@ double TopK::open() {
     return static_cast<double>(total) / static_cast<double>(lists_.size());
 }
 
-void TopK::merge(TopK& other) {
+void TopK::merge(Collector& part) {
+    auto& other = static_cast<TopK&>(part);
     for (size_t q = 0; q < lists_.size(); ++q) {
         lists_[q].insert(lists_[q].end(), other.lists_[q].begin(), other.lists_[q].end());
         bounds_[q] = std::min(bounds_[q], other.bounds_[q]);
@@ -139,6 +140,77 @@ std::vector<Candidate>& TopK::finish(size_t q) {
     settler_(q, lists_[q]);
     keep_best(lists_[q], k_, *ids_);
     return lists_[q];
+}
+
+CountingTopK::CountingTopK(size_t queries, size_t k, Admission admission, Counts counts, const IdMap& ids)
+    : k_(k),
+      admission_(admission),
+      counts_(counts),
+      ids_(&ids),
+      bounds_(queries, static_cast<float>(counts.largest)),
+      lists_(queries) {
+    bounds = bounds_.data();
+}
+
+void CountingTopK::take(std::span<const Survivor> survivors) noexcept {
+    for (const Survivor& s : survivors) {
+        const size_t row = base_ + s.at;
+        if (s.low > bounds_[s.query] || !admission_(row)) continue;
+        lists_[s.query].push_back({static_cast<uint32_t>(row), static_cast<uint32_t>(s.low)});
+        if (lists_[s.query].size() >= 2 * k_ + kSpare) shrink(s.query);
+    }
+}
+
+// Keeps the k best. Later rows have to be better than the last of them, or, where ids do not grow with the rows, as
+// good.
+void CountingTopK::shrink(size_t q) {
+    auto& list = lists_[q];
+    if (list.size() <= k_) return;
+    uint32_t last = 0;  // the k-th smallest count
+    size_t before = 0;  // how many are smaller
+    if (list.size() > counts_.largest / 8) {
+        histogram_.assign(counts_.largest + 1, 0);
+        for (const Hit& hit : list) ++histogram_[hit.count];
+        while (before + histogram_[last] < k_) before += histogram_[last++];
+    } else {
+        const auto kth = list.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
+        std::nth_element(list.begin(), kth, list.end(), [](Hit a, Hit b) { return a.count < b.count; });
+        last = kth->count;
+        before = static_cast<size_t>(std::count_if(list.begin(), kth, [last](Hit h) { return h.count < last; }));
+    }
+    std::erase_if(list, [last](Hit hit) { return hit.count > last; });
+    if (list.size() > k_) {  // the lowest ids of those at the last count
+        const auto ties =
+            std::partition(list.begin(), list.end(), [last](Hit hit) { return hit.count < last; });
+        const auto end = ties + static_cast<std::ptrdiff_t>(k_ - before);
+        std::nth_element(ties, end, list.end(),
+                         [this](Hit a, Hit b) { return ids_->id_of(a.row) < ids_->id_of(b.row); });
+        list.erase(end, list.end());
+    }
+    bounds_[q] = static_cast<float>(last) - (ids_->is_explicit() ? 0.0f : 1.0f);
+}
+
+void CountingTopK::merge(Collector& part) {
+    auto& other = static_cast<CountingTopK&>(part);
+    for (size_t q = 0; q < lists_.size(); ++q) {
+        lists_[q].insert(lists_[q].end(), other.lists_[q].begin(), other.lists_[q].end());
+        shrink(q);
+    }
+}
+
+std::vector<Candidate>& CountingTopK::finish(size_t q) {
+    shrink(q);
+    auto& list = lists_[q];
+    std::sort(list.begin(), list.end(), [this](Hit a, Hit b) {
+        return a.count != b.count ? a.count < b.count : ids_->id_of(a.row) < ids_->id_of(b.row);
+    });
+    finished_.clear();
+    for (const Hit hit : list) {
+        Candidate candidate{hit.row, 0, 0};
+        candidate.settle(counts_.offset + counts_.scale * static_cast<double>(hit.count));
+        finished_.push_back(candidate);
+    }
+    return finished_;
 }
 
 Within::Within(size_t queries, float bound, Admission admission)

@@ -43,12 +43,25 @@ class Settler {
 // Sorts by (distance, id) and keeps the k best; all must be settled.
 void keep_best(std::vector<Candidate>& candidates, size_t k, const IdMap& ids);
 
-class TopK final : public SurvivorSink {
+// Collects what a scan finds for the k best rows of every query.
+class Collector : public SurvivorSink {
+  public:
+    // Rows of the survivors to come are counted from `row` on.
+    void start_block(size_t row) { base_ = row; }
+    // Takes over what a collector of the same kind found in another part of the same scan.
+    virtual void merge(Collector& other) = 0;
+    // The k best of one query, settled, best first.
+    virtual std::vector<Candidate>& finish(size_t q) = 0;
+
+  protected:
+    size_t base_ = 0;
+};
+
+// For distances that are known within bounds.
+class TopK final : public Collector {
   public:
     TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids);
 
-    // Rows of the survivors to come are counted from `row` on.
-    void start_block(size_t row) { base_ = row; }
     void take(std::span<const Survivor> survivors) noexcept override;
     void offer(size_t q, const Candidate& candidate);
     // A row whose canonical distance is known already.
@@ -60,21 +73,45 @@ class TopK final : public SurvivorSink {
     double open();
     // Rows that had to be settled before the end because too many could not be told apart by their estimates.
     size_t settled_early() const { return settled_early_; }
-    // Takes over the candidates of another part of the same scan.
-    void merge(TopK& other);
-    // The k best of one query, settled, best first.
-    std::vector<Candidate>& finish(size_t q);
+    void merge(Collector& other) override;
+    std::vector<Candidate>& finish(size_t q) override;
 
   private:
     void shrink(size_t q);
 
-    size_t k_, base_ = 0, settled_early_ = 0;
+    size_t k_, settled_early_ = 0;
     Admission admission_;
     Settler settler_;
     const IdMap* ids_;
     std::vector<float> bounds_;
     std::vector<size_t> capacity_;
     std::vector<std::vector<Candidate>> lists_;
+};
+
+// For distances that are whole counts (see Counts): selection by counting how often each of them occurs.
+class CountingTopK final : public Collector {
+  public:
+    CountingTopK(size_t queries, size_t k, Admission admission, Counts counts, const IdMap& ids);
+
+    void take(std::span<const Survivor> survivors) noexcept override;
+    void merge(Collector& other) override;
+    std::vector<Candidate>& finish(size_t q) override;
+
+  private:
+    struct Hit {
+        uint32_t row, count;
+    };
+
+    void shrink(size_t q);
+
+    size_t k_;
+    Admission admission_;
+    Counts counts_;
+    const IdMap* ids_;
+    std::vector<float> bounds_;
+    std::vector<std::vector<Hit>> lists_;
+    std::vector<uint32_t> histogram_;
+    std::vector<Candidate> finished_;
 };
 
 // All rows whose distance may be within a fixed bound, for range search.

@@ -15,6 +15,11 @@ class Bitmap {
   public:
     explicit Bitmap(size_t n) : words_((n + 63) / 64) {}
     void set(size_t row) { words_[row / 64] |= uint64_t{1} << (row % 64); }
+    void set(size_t first, size_t last) {  // rows [first, last)
+        for (; first < last && first % 64 != 0; ++first) set(first);
+        for (; first + 64 <= last; first += 64) words_[first / 64] = ~uint64_t{0};
+        for (; first < last; ++first) set(first);
+    }
     // Rows beyond the size are not in the set.
     bool contains(size_t row) const { return row / 64 < words_.size() && (words_[row / 64] >> (row % 64) & 1) != 0; }
     size_t count() const {
@@ -25,6 +30,11 @@ class Bitmap {
     // Adds a set that is not larger.
     Bitmap& operator|=(const Bitmap& other) {
         for (size_t w = 0; w < other.words_.size(); ++w) words_[w] |= other.words_[w];
+        return *this;
+    }
+    // Keeps what is in both sets.
+    Bitmap& operator&=(const Bitmap& other) {
+        for (size_t w = 0; w < words_.size(); ++w) words_[w] &= w < other.words_.size() ? other.words_[w] : 0;
         return *this;
     }
     const std::vector<uint64_t>& words() const { return words_; }

@@ -75,8 +75,10 @@ class Container {
   public:
     // Reads the file into memory and verifies all of it; or maps it, and verifies the header and the tensors of up to
     // 64 KiB, and with `verify_all` the others too. Nobody may shorten or rewrite a mapped file in place; replacing it
-    // with write_container is safe (on Windows it is refused).
-    static std::shared_ptr<const Container> open(const std::filesystem::path& path, bool map, bool verify_all);
+    // with write_container is safe (on Windows it is refused). With `map_only` that tensor alone stays in the mapped
+    // file, and the others are read and verified.
+    static std::shared_ptr<const Container> open(const std::filesystem::path& path, bool map, bool verify_all,
+                                                 std::string_view map_only = {});
 
     // The same from memory, all verified: the tensors lie within `bytes`, which `owner` keeps alive and unchanged, or
     // in a copy when there is no owner.

@@ -67,6 +67,7 @@ struct Container::Source {
     uint64_t size;
     std::function<void(uint64_t offset, std::byte* to, size_t bytes)> read;
     std::shared_ptr<const std::byte> in_place;  // the whole file in memory, or null if it is to be read
+    std::string_view stays = {};                // the only tensor that is used in place; "": all
 };
 
 std::shared_ptr<const Container> Container::load(std::string name, const Source& source, bool verify_all) {
@@ -93,7 +94,7 @@ std::shared_ptr<const Container> Container::load(std::string name, const Source&
 
     // Tensors stay where they are if they are in memory and aligned; the others are read to one allocation.
     const auto place = [&](const storage::HeaderEntry& entry) -> const std::byte* {
-        if (!source.in_place) return nullptr;
+        if (!source.in_place || (!source.stays.empty() && source.stays != entry.name)) return nullptr;
         const std::byte* const at = source.in_place.get() + data_start + entry.begin;
         return is_aligned(at) ? at : nullptr;
     };
@@ -107,12 +108,13 @@ std::shared_ptr<const Container> Container::load(std::string name, const Source&
     for (auto& entry : header.entries) {
         const uint64_t bytes = entry.end - entry.begin;
         const std::byte* data = place(entry);
-        if (data == nullptr) {
+        const bool read = data == nullptr;
+        if (read) {
             source.read(data_start + entry.begin, next_copy, bytes);
             data = next_copy;
             next_copy += aligned(bytes);
         }
-        if (has_checksums && (verify_all || bytes <= kSmallTensor)) {
+        if (has_checksums && (verify_all || bytes <= kSmallTensor || (read && !source.stays.empty()))) {
             check_checksum(header, storage::checksum_key(entry.name), storage::checksum({data, bytes}), file);
         }
         if (storage::is_padding(entry.name)) continue;
@@ -127,12 +129,14 @@ std::shared_ptr<const Container> Container::load(std::string name, const Source&
     return container;
 }
 
-std::shared_ptr<const Container> Container::open(const std::filesystem::path& path, bool map, bool verify_all) {
+std::shared_ptr<const Container> Container::open(const std::filesystem::path& path, bool map, bool verify_all,
+                                                 std::string_view map_only) {
     const storage::InputFile file(path);
     Source source;
     source.size = file.size();
     source.read = [&file](uint64_t offset, std::byte* to, size_t bytes) { file.read(offset, to, bytes); };
     if (map && source.size > 0) source.in_place = file.map();
+    source.stays = map_only;
     return load(storage::display_name(path), source, verify_all || !map);
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import _core, datasets, kernels, vsa
 from ._core import FileFormatError
+from .codecs import RecurrentBinary, Sign
 from .files import load
 from .flat import Filter, Flat
 from .quantization import dequantize_embeddings, quantize_embeddings
@@ -19,6 +20,8 @@ __all__ = [
     "Flat",
     "Hits",
     "RangeHits",
+    "RecurrentBinary",
+    "Sign",
     "cpu_info",
     "datasets",
     "dequantize_embeddings",

@@ -95,6 +95,39 @@ def vectors(value: Any, name: str) -> tuple[Array, str]:
     return array, element
 
 
+def bits(value: Any, name: str) -> Array:
+    """
+    An (n, bytes) array of packed bits, the first bit in the highest place of the first byte (numpy.packbits).
+
+    Takes uint8 as it is, booleans (n, bits), and int8 as sentence-transformers' "binary" (the byte minus 128).
+    """
+    array = _as_array(value, name)
+    if array.size == 0 and array.dtype.kind == "f" and array.ndim <= 2:  # an empty list
+        array = array.astype(np.uint8)
+    if array.dtype not in (np.uint8, np.int8, np.bool_):
+        raise TypeError(
+            f"{name}: elements of type {array.dtype} given, expected bits packed by numpy.packbits (uint8), or booleans"
+        )
+    if array.ndim == 1:
+        array = array[np.newaxis, :]
+    if array.ndim != 2:
+        raise ValueError(f"{name}: an array of {array.ndim} dimensions given, expected 2 (or 1 for a single vector)")
+    if array.dtype == np.bool_:
+        return np.packbits(array, axis=1)
+    if array.dtype == np.int8:
+        return np.ascontiguousarray(array).view(np.uint8) ^ np.uint8(0x80)
+    if (array.shape[1] > 1 and array.strides[1] != 1) or (array.shape[0] > 1 and array.strides[0] < 0):
+        array = np.ascontiguousarray(array)
+    return array
+
+
+def to_float(array: Array, element: str) -> npt.NDArray[np.float32]:
+    """What `vectors` returned, as float32."""
+    if element == "bf16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32)
+
+
 def ids(value: Any, name: str = "ids") -> npt.NDArray[np.int64]:
     """An int64 array of ids from integers of any kind that fit, without loss."""
     array = _as_array(value, name)

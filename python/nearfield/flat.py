@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _core, _inputs
+from . import _core, _inputs, codecs
 from .results import Hits, RangeHits
 
 Filter = _core.Filter
+
+
+def _version(name: str | None) -> str | None:
+    return None if name is None else _inputs.text(name, "version")
 
 
 class Flat:
@@ -25,13 +29,18 @@ class Flat:
     Parameters
     ----------
     dim : int
-        Dimension of the vectors, 1 to 65,535.
-    metric : {"cosine", "ip", "l2"}
+        Dimension of the vectors, 1 to 65,535; for packed bits the number of bits, 1 to 1,048,576.
+    metric : {"cosine", "ip", "l2", "hamming", "jaccard"}
         Cosine similarity (higher is better, in [-1, 1]; a zero vector scores 0), inner product (higher is better) or
         Euclidean distance (lower is better). Vectors are kept as given: the metric does its own normalisation.
-    codec : {"f32", "f16", "bf16", "int8", "uint8"}
+
+        For packed bits: the number of bits that differ (lower is better), or the Jaccard (Tanimoto) similarity, the
+        share of the ones of either vector that both have (higher is better, in [0, 1]; two vectors without ones
+        score 1).
+    codec : {"f32", "f16", "bf16", "int8", "uint8", "sign"}, Sign or RecurrentBinary, optional
         How vectors are stored. "int8" keeps a vector of integers from -128 to 127 as it is, and rounds any other with
-        one scale per vector; "uint8" takes integers from 0 to 255 only.
+        one scale per vector; "uint8" takes integers from 0 to 255 only. `Sign` and `RecurrentBinary` keep a bit or a
+        few for each dimension. By default "f32", and "bits" (the only one) for packed bits.
     rerank : str, optional
         A second, finer codec for the same vectors. A search then takes ``oversample * k`` candidates by the first codec
         and scores them again by this one, and ``score`` and ``reconstruct`` use it.
@@ -49,6 +58,13 @@ class Flat:
     Notes
     -----
     Any number of threads may search while one adds, updates or removes; after an exception the index is as it was.
+
+    Packed bits are uint8 rows of ceil(dim / 8) bytes in the order of ``numpy.packbits``: the first bit is the highest of
+    the first byte, and the padding of the last byte does not count. Booleans (n, dim) are packed for you, and int8 is
+    read as the "binary" precision of sentence-transformers and Cohere (the byte minus 128).
+
+    Vectors can be labelled with the version of the model that they come from, by ``add(..., version="...")``; a codec
+    learns for each version by itself, and a search can be limited to one.
 
     The screen is exact search by a bound: with rounded vectors and the lengths of what was rounded away, the
     Cauchy-Schwarz inequality bounds every inner product from both sides.
@@ -68,17 +84,19 @@ class Flat:
         self,
         dim: int,
         metric: str = "cosine",
-        codec: str = "f32",
+        codec: str | codecs.Sign | None = None,
         rerank: str | None = None,
         oversample: float = 4.0,
         screen: bool = True,
     ) -> None:
         size = _inputs.count(dim, "dim")
         finer = "" if rerank is None else _inputs.text(rerank, "rerank")
+        kind, parameters = codecs.spec_of(codec)
         self._core = _core.Flat(
             size,
             _inputs.text(metric, "metric"),
-            _inputs.text(codec, "codec"),
+            kind,
+            parameters,
             finer,
             _inputs.number(oversample, "oversample"),
             bool(screen),
@@ -92,11 +110,36 @@ class Flat:
 
     # -- changing --------------------------------------------------------------------------------------------------
 
+    def train(self, vectors: npt.ArrayLike, *, version: str | None = None) -> None:
+        """
+        Let the codec learn from a sample, before vectors are added.
+
+        Without it, a codec that has to learn does so from the first vectors that are added.
+
+        Parameters
+        ----------
+        vectors : array_like, shape (n, dim)
+            A sample that is like the vectors to come; some thousand will do.
+        version : str, optional
+            The version that it learns for.
+
+        Raises
+        ------
+        ValueError
+            If there is nothing to learn or the version has been trained already; otherwise as for `add`.
+        TypeError
+            As for `add`.
+        """
+        array, element = self._vectors(vectors, "vectors")
+        label = _version(version) or ""
+        self._core.train(array, element, label, self._given(array, element, label))
+
     def add(
         self,
         vectors: npt.ArrayLike,
         ids: npt.ArrayLike | None = None,
         *,
+        version: str | None = None,
         threads: int | None = None,
         progress: _inputs.Progress | None = None,
     ) -> npt.NDArray[np.int64]:
@@ -106,9 +149,12 @@ class Flat:
         Parameters
         ----------
         vectors : array_like, shape (n, dim) or (dim,)
-            Numbers of any type and layout: NumPy, torch, Arrow, DLPack or nested lists.
+            Numbers of any type and layout: NumPy, torch, Arrow, DLPack or nested lists; or packed bits (see the notes
+            of the class).
         ids : array_like of int, shape (n,), optional
             Their ids, not negative, none of them in the index. By default they continue after the largest ever used.
+        version : str, optional
+            A name for the model that they come from, to which a search can be limited.
         threads : int, optional
             How many threads may work; by default all CPUs that this process may use.
         progress : callable, optional
@@ -125,13 +171,16 @@ class Flat:
             For a wrong dimension or shape, NaN or infinity (the row is named), a value that the codec cannot hold, and
             ids that are negative or repeated.
         TypeError
-            For elements that are not numbers, or ids that are not integers.
+            For elements that are not numbers (or, with a metric of bits, no packed bits), or ids that are not integers.
         KeyError
             For an id that is in the index already.
         """
         array, element = self._vectors(vectors, "vectors")
-        given = None if ids is None else _inputs.flat_ids(ids)
-        return self._core.add(array, element, given, _inputs.threads(threads), _inputs.progress(progress))
+        given_ids = None if ids is None else _inputs.flat_ids(ids)
+        label = _version(version) or ""
+        given = self._given(array, element, label)
+        watch = _inputs.progress(progress)
+        return self._core.add(array, element, given_ids, label, given, _inputs.threads(threads), watch)
 
     def update(
         self,
@@ -147,6 +196,7 @@ class Flat:
         Parameters
         ----------
         ids : array_like of int, shape (n,)
+            All of one version, which they keep.
         vectors : array_like, shape (n, dim)
         threads, progress
             As for `add`.
@@ -186,6 +236,7 @@ class Flat:
         k: int = 10,
         *,
         filter: npt.ArrayLike | Filter | None = None,
+        version: str | None = None,
         threads: int | None = None,
         oversample: float | None = None,
         exact: bool = False,
@@ -202,6 +253,9 @@ class Flat:
         filter : array_like or Filter, optional
             What may be returned: a boolean mask aligned with `ids`, an array of ids (unknown ones are ignored), or
             what `prepare_filter` made of either.
+        version : str, optional
+            Search only the vectors of this version, with the query coded as these are. By default all vectors are
+            searched, with the query coded as those of the version that came last.
         threads : int, optional
             By default all CPUs that this process may use, one for a single query.
         oversample : float, optional
@@ -225,7 +279,14 @@ class Flat:
         places = _inputs.count(k, "k")
         wanted = None if oversample is None else _inputs.number(oversample, "oversample")
         found = self._core.search(
-            array, element, places, self._filter(filter), wanted, bool(exact), _inputs.threads(threads)
+            array,
+            element,
+            places,
+            self._filter(filter),
+            _version(version),
+            wanted,
+            bool(exact),
+            _inputs.threads(threads),
         )
         return Hits(*found)
 
@@ -235,6 +296,7 @@ class Flat:
         radius: float,
         *,
         filter: npt.ArrayLike | Filter | None = None,
+        version: str | None = None,
         threads: int | None = None,
     ) -> RangeHits:
         """
@@ -244,8 +306,8 @@ class Flat:
         ----------
         queries : array_like, shape (queries, dim) or (dim,)
         radius : float
-            In the metric's own unit: the largest distance for l2, the smallest score for ip and cosine.
-        filter, threads
+            In the metric's own unit: the largest distance for l2 and hamming, the smallest score for the others.
+        filter, version, threads
             As for `search`.
 
         Returns
@@ -259,11 +321,12 @@ class Flat:
         """
         array, element = self._vectors(queries, "queries")
         limit = _inputs.number(radius, "radius")
-        found = self._core.range_search(array, element, limit, self._filter(filter), _inputs.threads(threads))
+        allowed = self._filter(filter)
+        found = self._core.range_search(array, element, limit, allowed, _version(version), _inputs.threads(threads))
         return RangeHits(*found)
 
     def score(
-        self, queries: npt.ArrayLike, ids: npt.ArrayLike, *, threads: int | None = None
+        self, queries: npt.ArrayLike, ids: npt.ArrayLike, *, version: str | None = None, threads: int | None = None
     ) -> npt.NDArray[np.float32]:
         """
         Score given vectors.
@@ -273,7 +336,7 @@ class Flat:
         queries : array_like, shape (queries, dim) or (dim,)
         ids : array_like of int, shape (m,) or (queries, m)
             The same ids for all queries, or a row of ids for each.
-        threads : int, optional
+        version, threads
             As for `search`.
 
         Returns
@@ -292,7 +355,7 @@ class Flat:
         wanted = np.atleast_1d(_inputs.ids(ids))
         if wanted.ndim > 2:
             raise ValueError(f"ids: an array of {wanted.ndim} dimensions given, expected 1 or 2")
-        return self._core.score(array, element, wanted, _inputs.threads(threads))
+        return self._core.score(array, element, wanted, _version(version), _inputs.threads(threads))
 
     def prepare_filter(self, filter: npt.ArrayLike | Filter) -> Filter:
         """
@@ -328,8 +391,25 @@ class Flat:
     def _filter(self, filter: npt.ArrayLike | Filter | None) -> Filter | None:
         return None if filter is None else self.prepare_filter(filter)
 
+    def _given(self, array: _inputs.Array, element: str, version: str) -> dict[str, codecs.Floats]:
+        """What the codec needs to learn, and the core cannot find out by itself."""
+        codec = self.codec
+        if element == "bits" or isinstance(codec, str) or array.shape[1] != self.dim or not self._core.untrained(version):
+            return {}
+        return codec._given(array, element, self.metric)
+
     def _vectors(self, value: Any, name: str) -> tuple[_inputs.Array, str]:
+        if self._core.codec == "bits":
+            packed = _inputs.bits(value, name)
+            return (packed.reshape(0, -(-self.dim // 8)), "bits") if packed.shape == (1, 0) else (packed, "bits")
         array, element = _inputs.vectors(value, name)
+        if array.shape[1] != self.dim and array.shape[1] == -(-self.dim // 8) and element in ("int8", "uint8"):
+            if not self._core.codec == "sign":
+                raise ValueError(
+                    f"{name}: {array.shape[1]} bytes given, which may be {self.dim} packed bits; these need metric "
+                    f'"hamming" or "jaccard", or codec "sign", but the index takes vectors of {self.dim} numbers'
+                )
+            return _inputs.bits(array, name), "bits"
         if array.size == 0 and array.shape[1] != self.dim:  # an empty list has no dimension of its own
             if array.shape != (1, 0):
                 return array, element
@@ -339,7 +419,7 @@ class Flat:
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
-    def reconstruct(self, ids: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    def reconstruct(self, ids: npt.ArrayLike) -> npt.NDArray[np.float32] | npt.NDArray[np.uint8]:
         """
         Return vectors as they were added, to the precision of the (finest) codec.
 
@@ -350,13 +430,40 @@ class Flat:
         Returns
         -------
         ndarray of float32, shape (n, dim)
+            With a metric of bits, packed bits: uint8 (n, ceil(dim / 8)).
 
         Raises
         ------
         KeyError
             For an id that is not in the index.
         """
-        return self._core.reconstruct(_inputs.flat_ids(ids))
+        wanted = _inputs.flat_ids(ids)
+        return self._core.codes(wanted) if self._core.codec == "bits" else self._core.reconstruct(wanted)
+
+    def codes(self, ids: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """
+        Return what the codec (not the one for reranking) keeps of vectors.
+
+        Parameters
+        ----------
+        ids : array_like of int, shape (n,)
+
+        Returns
+        -------
+        ndarray of uint8, shape (n, bytes)
+            For `Sign` and packed bits, the bits as ``numpy.packbits`` orders them.
+
+        Raises
+        ------
+        KeyError
+            For an id that is not in the index.
+        """
+        return self._core.codes(_inputs.flat_ids(ids))
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """How many vectors there are of each version, in the order in which they came; "" is the one without a name."""
+        return dict(self._core.versions())
 
     def ids(self) -> npt.NDArray[np.int64]:
         """Return all ids, in the order that boolean filters are aligned with; an update moves an id to the end."""
@@ -375,13 +482,13 @@ class Flat:
 
     @property
     def metric(self) -> str:
-        """The metric: "cosine", "ip" or "l2"."""
+        """The metric: "cosine", "ip", "l2", "hamming" or "jaccard"."""
         return self._core.metric
 
     @property
-    def codec(self) -> str:
-        """The codec that is scanned."""
-        return self._core.codec
+    def codec(self) -> str | codecs.Sign:
+        """The codec that is scanned: its short name, or its parameter object where that does not say it all."""
+        return codecs.of_spec(self._core.codec, self._core.parameters)
 
     @property
     def rerank(self) -> str | None:

@@ -8,11 +8,19 @@ import numpy.typing as npt
 from . import _core, _inputs
 from .results import Hits
 
-__all__ = ["knn", "scores", "topk"]
+__all__ = ["hamming", "knn", "scores", "topk"]
+
+_BIT_METRICS = ("hamming", "jaccard")
 
 
-def _rows(value: npt.ArrayLike, name: str) -> tuple[_inputs.Array, str]:
-    array, element = _inputs.vectors(value, name)
+def _queries(value: npt.ArrayLike, metric: str) -> tuple[_inputs.Array, str]:
+    if metric in _BIT_METRICS:
+        return _inputs.bits(value, "queries"), "bits"
+    return _inputs.vectors(value, "queries")
+
+
+def _rows(value: npt.ArrayLike, name: str, metric: str) -> tuple[_inputs.Array, str]:
+    array, element = (_inputs.bits(value, name), "bits") if metric in _BIT_METRICS else _inputs.vectors(value, name)
     if not array.flags.c_contiguous:
         array = np.ascontiguousarray(array)
     if array.shape[1] == 0:
@@ -30,24 +38,50 @@ def scores(
     ----------
     queries : array_like, shape (queries, dim) or (dim,)
     vectors : array_like, shape (n, dim)
-        float32, float16, bfloat16, int8 and uint8 are read as they are.
-    metric : {"cosine", "ip", "l2"}
+        float32, float16, bfloat16, int8 and uint8 are read as they are. For metrics of bits, packed as for `Flat`.
+    metric : {"cosine", "ip", "l2", "hamming", "jaccard"}
     threads : int, optional
         By default all CPUs that this process may use.
 
     Returns
     -------
     ndarray of float32, shape (queries, n)
-        Cosine similarity, inner product, or Euclidean distance.
+        Cosine similarity, inner product, Euclidean distance, number of different bits, or Jaccard similarity.
 
     Raises
     ------
     ValueError, TypeError
         For wrong shapes, dimensions that differ, an unknown metric, or queries that are not finite.
     """
-    q, q_type = _inputs.vectors(queries, "queries")
-    x, x_type = _rows(vectors, "vectors")
-    return _core.scores(q, q_type, x, x_type, _inputs.text(metric, "metric"), _inputs.threads(threads))
+    name = _inputs.text(metric, "metric")
+    q, q_type = _queries(queries, name)
+    x, x_type = _rows(vectors, "vectors", name)
+    return _core.scores(q, q_type, x, x_type, name, _inputs.threads(threads))
+
+
+def hamming(queries: npt.ArrayLike, vectors: npt.ArrayLike, *, threads: int | None = None) -> npt.NDArray[np.int32]:
+    """
+    Count the bits in which every query differs from every vector.
+
+    Parameters
+    ----------
+    queries : array_like, shape (queries, bytes) or (bytes,)
+        Packed bits: uint8, or booleans that are packed for you.
+    vectors : array_like, shape (n, bytes)
+        Packed likewise; padding bits count unless they are equal on both sides.
+    threads : int, optional
+        By default all CPUs that this process may use.
+
+    Returns
+    -------
+    ndarray of int32, shape (queries, n)
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes, lengths that differ, or elements that are no packed bits.
+    """
+    return scores(queries, vectors, "hamming", threads=threads).astype(np.int32)
 
 
 def knn(
@@ -82,9 +116,9 @@ def knn(
     ValueError, TypeError
         For wrong shapes, dimensions that differ, an unknown metric, a negative k, or values that are not finite.
     """
-    q, q_type = _inputs.vectors(queries, "queries")
-    x, x_type = _rows(vectors, "vectors")
     name = _inputs.text(metric, "metric")
+    q, q_type = _queries(queries, name)
+    x, x_type = _rows(vectors, "vectors", name)
     return Hits(*_core.knn(q, q_type, x, x_type, _inputs.count(k, "k"), name, _inputs.threads(threads)))
 
 

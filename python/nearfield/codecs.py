@@ -1,0 +1,161 @@
+"""Parameter objects of codecs that have parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _inputs
+
+__all__ = ["RecurrentBinary", "Sign"]
+
+Floats = npt.NDArray[np.float32]
+
+# Vectors that a rotation is learned from, and its alternating steps (the paper takes 50).
+_SAMPLE, _STEPS = 16384, 50
+
+
+@dataclass(frozen=True)
+class Sign:
+    """
+    One bit for each dimension of a float vector: on which side of a threshold it lies.
+
+    Under cosine the unit vector is coded, otherwise the vector itself.
+
+    Parameters
+    ----------
+    threshold : {"zero", "mean", "median"}
+        The threshold of a dimension; the latter two are learned.
+    rotation : {None, "random", "learned"}
+        A rotation before the threshold is applied, for data whose dimensions carry unequal information: a random one,
+        or the one that makes the signs fit best (iterative quantization, ITQ). It costs dim * dim multiplications for
+        each vector and query.
+    query : {"code", "float"}
+        How queries are scored. "code": they are coded as the vectors are, and the codes are compared by counting the
+        bits that differ (symmetric). "float": the query as it is against the signs (asymmetric): more accurate, and
+        slower.
+    seed : int
+        Of the random rotation, and of where the learned one starts.
+
+    Notes
+    -----
+    A code stands for a vector of plus and minus one, or, where the codec has learned, of plus and minus the mean
+    deviation from the threshold; scores are those of the metric for these vectors. A codec that has to learn does so
+    from the first vectors that are added (or by ``train``): an evenly spread sample of up to 16,384 of them.
+
+    An index with this codec also takes vectors that were reduced to signs elsewhere: uint8 of ceil(dim / 8) bytes, as
+    ``numpy.packbits`` or ``quantize_embeddings(..., "ubinary")`` makes them.
+
+    References
+    ----------
+    Gong et al., "Iterative Quantization: A Procrustean Approach to Learning Binary Codes", 2013.
+    """
+
+    threshold: Literal["zero", "mean", "median"] = "zero"
+    rotation: Literal["random", "learned"] | None = None
+    query: Literal["code", "float"] = "code"
+    seed: int = 0
+    _name: ClassVar[str] = "sign"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, int):
+                object.__setattr__(self, field.name, _inputs.count(value, field.name))
+            elif field.name != "rotation" or value is not None:
+                _inputs.text(value, field.name)
+
+    def _parameters(self) -> dict[str, str]:
+        """The parameters as text, without those that have their default."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: str(value) for name, value in values.items() if value != type(self).__dataclass_fields__[name].default
+        }
+
+    def _given(self, vectors: _inputs.Array, element: str, metric: str) -> dict[str, Floats]:
+        """What the core does not learn by itself: the rotation."""
+        if self.rotation is None:
+            return {}
+        dim = vectors.shape[1]
+        rotation = np.linalg.qr(np.random.default_rng(self.seed).normal(size=(dim, dim)))[0]
+        if self.rotation == "learned" and len(vectors):
+            step = -(-len(vectors) // _SAMPLE)
+            sample = _inputs.to_float(vectors[::step], element).astype(np.float64)
+            if np.isfinite(sample).all():  # otherwise the core will say which row is not
+                rotation = _fit_rotation(sample, rotation, metric, self.threshold)
+        return {"rotation": np.ascontiguousarray(rotation, np.float32)}
+
+
+@dataclass(frozen=True)
+class RecurrentBinary(Sign):
+    """
+    Several bits for each dimension: the signs of what the bits before have left, again and again.
+
+    With more than one bit, searches compare every bit of the query's code with every bit of a vector's (symmetric
+    distance calculation).
+
+    Parameters
+    ----------
+    threshold, rotation, query, seed
+        As for `Sign`.
+    bits : int
+        Bits for each dimension, 1 to 8.
+
+    Notes
+    -----
+    A code stands for s_1 b_1 + s_2 b_2 + ... with b_t = sign(y - s_1 b_1 - ... - s_{t-1} b_{t-1}). The scales s_t are
+    learned: the mean magnitude of what is left, which is the least-squares fit.
+
+    References
+    ----------
+    Gan et al., "Binary Embedding-based Retrieval at Tencent", 2023 (arXiv 2302.08714).
+    """
+
+    bits: int = 2
+    _name: ClassVar[str] = "recurrent_binary"
+
+
+def _fit_rotation(sample: npt.NDArray[np.float64], start: npt.NDArray[np.float64], metric: str, threshold: str) -> Any:
+    """
+    The rotation for which vectors lie closest to their signs, by alternating between the two.
+
+    Gong et al. (2013), algorithm 1, without the reduction of dimensions.
+    """
+    if metric == "cosine":
+        lengths = np.linalg.norm(sample, axis=1, keepdims=True)
+        sample = np.divide(sample, lengths, out=np.zeros_like(sample), where=lengths > 0)
+    if threshold != "zero":
+        sample = sample - sample.mean(axis=0)
+    rotation = start
+    for _ in range(_STEPS):
+        signs = np.where(sample @ rotation.T > 0, 1.0, -1.0)
+        left, _, right = np.linalg.svd(signs.T @ sample)
+        rotation = left @ right
+    return rotation
+
+
+_KINDS = {kind._name: kind for kind in (Sign, RecurrentBinary)}
+
+
+def spec_of(codec: Any, name: str = "codec") -> tuple[str, dict[str, str]]:
+    """The core's words for a codec: its short name and parameters."""
+    if codec is None:
+        return "", {}
+    if isinstance(codec, Sign):
+        return codec._name, codec._parameters()
+    if not isinstance(codec, str):
+        raise TypeError(f"{name}: {codec!r} given, expected a short name or a parameter object")
+    return codec, {}
+
+
+def of_spec(name: str, parameters: dict[str, str]) -> str | Sign:
+    """A codec as a user would write it: a short name if that says it all."""
+    kind = _KINDS.get(name)
+    if kind is None or (name == "sign" and not parameters):
+        return name
+    known = kind.__dataclass_fields__
+    values = {key: int(text) if isinstance(known[key].default, int) else text for key, text in parameters.items()}
+    return kind(**values)  # type: ignore[arg-type]
