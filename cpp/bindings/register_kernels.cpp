@@ -209,7 +209,7 @@ void register_functions(py::module_& module) {
            const std::string& vectors_type, size_t k, const std::string& metric, size_t threads) {
             const Vectors q = vectors_of(queries, queries_type), x = vectors_of(vectors, vectors_type);
             SearchResult result = interruptible(threads, py::none(), [&](const Run& run) {
-                return Flat::over(x, parse_metric(metric))->search(q, k, nullptr, std::nullopt, false, run);
+                return Flat::over(x, parse_metric(metric))->search(q, k, {}, run);
             });
             const std::vector<py::ssize_t> shape{queries.shape(0), static_cast<py::ssize_t>(k)};
             return py::make_tuple(to_array(std::move(result.ids), shape), to_array(std::move(result.scores), shape),
