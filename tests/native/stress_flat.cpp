@@ -71,7 +71,7 @@ void search(const Flat& index, unsigned seed) {
     const std::vector<float> queries = vectors_of({known[0], known[1]}, 0);
 
     const size_t k = 40;
-    const SearchResult found = index.search(view(queries), k, nullptr, {}, false, kTwoThreads);
+    const SearchResult found = index.search(view(queries), k, {}, kTwoThreads);
     for (size_t q = 0; q < 2; ++q) {
         const auto first = found.ids.begin() + static_cast<std::ptrdiff_t>(q * k);
         CHECK(found.counts[q] == k && first[0] == known[q] && found.scores[q * k] == 0);
@@ -83,13 +83,15 @@ void search(const Flat& index, unsigned seed) {
     std::vector<int64_t> wanted(updated.begin(), updated.begin() + 50);
     const auto filter = index.filter_of_ids(wanted.data(), wanted.size());
     CHECK(filter->count() == wanted.size());
-    SearchResult all = index.search(view(queries), wanted.size(), filter.get(), {}, false, kTwoThreads);
+    SearchOptions options;
+    options.filter = filter.get();
+    SearchResult all = index.search(view(queries), wanted.size(), options, kTwoThreads);
     std::sort(all.ids.begin(), all.ids.begin() + 50);
     CHECK(std::equal(wanted.begin(), wanted.end(), all.ids.begin()));
     CHECK(index.filter_of_ids(updated.data(), updated.size())->count() == updated.size());
 
     const double far = 1e6;
-    const RangeResult everything = index.range_search(view(queries), far, nullptr, kTwoThreads);
+    const RangeResult everything = index.range_search(view(queries), far, {}, kTwoThreads);
     for (size_t q = 0; q < 2; ++q) {
         const std::set<int64_t> ids(everything.ids.begin() + everything.offsets[q],
                                     everything.ids.begin() + everything.offsets[q + 1]);
@@ -103,7 +105,7 @@ void look(const Flat& index) {
     const std::vector<int64_t> updated = ids_of(kIsUpdated);
     const std::vector<float> vectors = index.reconstruct(updated.data(), updated.size());
     for (size_t i = 0; i < updated.size(); ++i) check_whole(updated[i], &vectors[i * kDim]);
-    const std::vector<float> scores = index.score(view(vectors), updated.data(), 20, false, kTwoThreads);
+    const std::vector<float> scores = index.score(view(vectors), updated.data(), 20, false, {}, kTwoThreads);
     CHECK(std::none_of(scores.begin(), scores.end(), [](float score) { return std::isnan(score); }));
     for (const int64_t id : updated) CHECK(index.contains(id));
     const std::vector<int64_t> ids = index.ids();
@@ -133,7 +135,7 @@ void write(Flat& index, unsigned seed) {
             case 0: {
                 std::vector<int64_t> ids(batch);
                 std::iota(ids.begin(), ids.end(), next);
-                CHECK(index.add(view(vectors_of(ids, 0)), nullptr, kTwoThreads) == ids);
+                CHECK(index.add(view(vectors_of(ids, 0)), nullptr, "", {}, kTwoThreads) == ids);
                 next += static_cast<int64_t>(batch);
                 break;
             }
@@ -154,7 +156,7 @@ void write(Flat& index, unsigned seed) {
                 from.resize(from.size() - ids.size());
                 to.insert(to.end(), ids.begin(), ids.end());
                 if (&from == &present) index.remove(ids.data(), ids.size());
-                if (&from == &absent) index.add(view(vectors_of(ids, 0)), ids.data(), kTwoThreads);
+                if (&from == &absent) index.add(view(vectors_of(ids, 0)), ids.data(), "", {}, kTwoThreads);
             }
         }
     }
@@ -198,7 +200,7 @@ int main(int argc, char** argv) {
         options.dim = kDim;
         options.metric = Metric::l2;
         Flat index(options);
-        index.add(view(vectors_of(ids, 0)), nullptr, kTwoThreads);
+        index.add(view(vectors_of(ids, 0)), nullptr, "", {}, kTwoThreads);
         index.save(path);
         run(index, ++seed);
         const auto mapped = Flat::load(Container::open(path, true, false));

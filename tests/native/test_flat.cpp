@@ -64,8 +64,26 @@ FlatOptions options_of(size_t dim, Metric metric, const std::string& codec = "f3
     FlatOptions options;
     options.dim = dim;
     options.metric = metric;
-    options.codec = codec;
+    options.codec.name = codec;
     options.screen = screen;
+    return options;
+}
+
+SearchOptions filtered(const std::shared_ptr<Filter>& filter) {
+    SearchOptions options;
+    options.filter = filter.get();
+    return options;
+}
+
+SearchOptions oversampled(double factor) {
+    SearchOptions options;
+    options.oversample = factor;
+    return options;
+}
+
+SearchOptions exhaustive() {
+    SearchOptions options;
+    options.exhaustive = true;
     return options;
 }
 
@@ -189,16 +207,14 @@ void test_every_codec() {
                     const Matrix vectors = codec == "uint8" ? small_integers(n, dim, 1) : random_matrix(n, dim, 1);
                     const Matrix queries = random_matrix(30, dim, 2);
                     Flat index(options_of(dim, metric, codec));
-                    CHECK(index.add(vectors.view(), nullptr, kAllThreads) == counted(n));
+                    CHECK(index.add(vectors.view(), nullptr, "", {}, kAllThreads) == counted(n));
                     CHECK(index.size() == n && index.ids() == counted(n));
                     const Oracle oracle(index, counted(n));
                     for (const size_t k : {size_t{0}, size_t{1}, size_t{10}, n + 3}) {
-                        check_search(oracle, queries, k,
-                                     index.search(queries.view(), k, nullptr, {}, false, kOneThread));
+                        check_search(oracle, queries, k, index.search(queries.view(), k, {}, kOneThread));
                     }
                     const double radius = metric == Metric::cosine ? 0.1 : std::sqrt(2.0 * static_cast<double>(dim));
-                    check_range(oracle, queries, radius,
-                                index.range_search(queries.view(), radius, nullptr, kAllThreads));
+                    check_range(oracle, queries, radius, index.range_search(queries.view(), radius, {}, kAllThreads));
                 }
             }
         }
@@ -210,7 +226,7 @@ void test_input_types() {
     const Matrix vectors = random_matrix(50, 20, 3);
     for (const auto& [codec, error] : std::map<std::string, double>{{"f32", 0}, {"f16", 0x1p-11}, {"bf16", 0x1p-8}}) {
         Flat index(options_of(20, Metric::l2, codec));
-        index.add(vectors.view(), nullptr, kAllThreads);
+        index.add(vectors.view(), nullptr, "", {}, kAllThreads);
         const std::vector<int64_t> ids = counted(50);
         const std::vector<float> kept = index.reconstruct(ids.data(), 50);
         for (size_t i = 0; i < kept.size(); ++i) {
@@ -218,7 +234,7 @@ void test_input_types() {
         }
     }
     Flat rounded(options_of(20, Metric::l2, "int8"));
-    rounded.add(vectors.view(), nullptr, kAllThreads);
+    rounded.add(vectors.view(), nullptr, "", {}, kAllThreads);
     for (int64_t id = 0; id < 50; ++id) {
         const float* given = vectors.row(static_cast<size_t>(id));
         const std::vector<float> kept = rounded.reconstruct(&id, 1);
@@ -245,7 +261,7 @@ void test_input_types() {
             }
         }
         Flat index(options_of(10, Metric::ip));
-        index.add({data, type, 3, 10, kStride}, nullptr, kAllThreads);
+        index.add({data, type, 3, 10, kStride}, nullptr, "", {}, kAllThreads);
         const std::vector<int64_t> ids = counted(3);
         const std::vector<float> kept = index.reconstruct(ids.data(), 3);
         const float tiny = type == kernels::kF16 ? 0x1p-24f : 0x1p-133f;
@@ -281,16 +297,17 @@ void test_screen() {
             for (const std::string codec : {"f32", "f16", "bf16"}) {
                 if (data == kHugeAndTiny && codec == "f16") continue;  // would not fit
                 Flat index(options_of(kDim, metric, codec)), plain(options_of(kDim, metric, codec, false));
-                index.add(vectors.view(0, 4000), nullptr, kAllThreads);  // the screen begins with the second add
-                index.add(vectors.view(4000, kRows - 4000), nullptr, kAllThreads);
-                plain.add(vectors.view(), nullptr, kAllThreads);
-                const SearchResult found = index.search(queries.view(), 10, nullptr, {}, false, kAllThreads);
+                index.add(vectors.view(0, 4000), nullptr, "", {},
+                          kAllThreads);  // the screen begins with the second add
+                index.add(vectors.view(4000, kRows - 4000), nullptr, "", {}, kAllThreads);
+                plain.add(vectors.view(), nullptr, "", {}, kAllThreads);
+                const SearchResult found = index.search(queries.view(), 10, {}, kAllThreads);
                 CHECK(found.plan == "screened scan, " + codec);
-                check_equal(found, plain.search(queries.view(), 10, nullptr, {}, false, kAllThreads));
+                check_equal(found, plain.search(queries.view(), 10, {}, kAllThreads));
                 const Oracle oracle(plain, counted(kRows));
                 check_search(oracle, queries, 10, found);
                 const double radius = found.scores[5];
-                check_range(oracle, queries, radius, index.range_search(queries.view(), radius, nullptr, kAllThreads));
+                check_range(oracle, queries, radius, index.range_search(queries.view(), radius, {}, kAllThreads));
             }
         }
     }
@@ -301,16 +318,16 @@ void test_batches_and_threads() {
     const Matrix vectors = random_matrix(70'000, 8, 7), queries = random_matrix(40, 8, 8);
     for (const Metric metric : kMetrics) {
         Flat index(options_of(8, metric));
-        index.add(vectors.view(), nullptr, kAllThreads);
-        const SearchResult all = index.search(queries.view(), 7, nullptr, {}, false, kOneThread);
-        check_equal(all, index.search(queries.view(), 7, nullptr, {}, false, {3, nullptr}));
+        index.add(vectors.view(), nullptr, "", {}, kAllThreads);
+        const SearchResult all = index.search(queries.view(), 7, {}, kOneThread);
+        check_equal(all, index.search(queries.view(), 7, {}, {3, nullptr}));
         for (size_t q = 0; q < queries.n; ++q) {
-            const SearchResult one = index.search(queries.view(q, 1), 7, nullptr, {}, false, {1 + q % 4, nullptr});
+            const SearchResult one = index.search(queries.view(q, 1), 7, {}, {1 + q % 4, nullptr});
             CHECK(std::equal(one.ids.begin(), one.ids.end(), all.ids.begin() + static_cast<std::ptrdiff_t>(q * 7)));
             CHECK(std::memcmp(one.scores.data(), &all.scores[q * 7], 7 * sizeof(float)) == 0);
         }
         Flat again(options_of(8, metric));
-        again.add(vectors.view(), nullptr, kOneThread);
+        again.add(vectors.view(), nullptr, "", {}, kOneThread);
         CHECK(bytes_of(again) == bytes_of(index));
     }
 }
@@ -320,9 +337,9 @@ void test_range_boundary() {
     for (const Metric metric : {Metric::ip, Metric::l2}) {
         for (const std::string codec : {"f32", "uint8"}) {
             Flat index(options_of(4, metric, codec));
-            index.add(vectors.view(), nullptr, kAllThreads);
+            index.add(vectors.view(), nullptr, "", {}, kAllThreads);
             for (const double radius : {0.0, 1.0, 2.0, 100.0}) {
-                const RangeResult found = index.range_search(vectors.view(0, 1), radius, nullptr, kAllThreads);
+                const RangeResult found = index.range_search(vectors.view(0, 1), radius, {}, kAllThreads);
                 size_t inside = 0;
                 for (size_t i = 0; i < vectors.n; ++i) {
                     const double score = true_score(metric, vectors.row(0), vectors.row(i), 4);
@@ -331,7 +348,7 @@ void test_range_boundary() {
                 CHECK(found.ids.size() == inside);
             }
             const double nan = std::numeric_limits<double>::quiet_NaN();
-            CHECK_THROWS(InvalidInput, "radius", index.range_search(vectors.view(0, 1), nan, nullptr, kAllThreads));
+            CHECK_THROWS(InvalidInput, "radius", index.range_search(vectors.view(0, 1), nan, {}, kAllThreads));
         }
     }
 }
@@ -342,18 +359,18 @@ void test_rerank() {
         FlatOptions options = options_of(32, metric, "int8");
         options.rerank = "f32";
         Flat index(options);
-        index.add(vectors.view(), nullptr, kAllThreads);
+        index.add(vectors.view(), nullptr, "", {}, kAllThreads);
         const Oracle oracle(index, counted(2000));
         CHECK(oracle.vectors.at(5) == std::vector<float>(vectors.row(5), vectors.row(6)));
-        check_search(oracle, queries, 10, index.search(queries.view(), 10, nullptr, 200.0, false, kAllThreads));
-        check_search(oracle, queries, 10, index.search(queries.view(), 10, nullptr, {}, true, kAllThreads));
-        const SearchResult few = index.search(queries.view(), 10, nullptr, 1.0, false, kAllThreads);
+        check_search(oracle, queries, 10, index.search(queries.view(), 10, oversampled(200.0), kAllThreads));
+        check_search(oracle, queries, 10, index.search(queries.view(), 10, exhaustive(), kAllThreads));
+        const SearchResult few = index.search(queries.view(), 10, oversampled(1.0), kAllThreads);
         CHECK(few.plan == "scan, int8, rerank f32");
         for (size_t i = 0; i < few.ids.size(); ++i) {
             const auto& vector = oracle.vectors.at(few.ids[i]);
             CHECK(rounds_to(few.scores[i], true_score(metric, queries.row(i / 10), vector.data(), 32)));
         }
-        CHECK_THROWS(InvalidInput, "oversample", index.search(queries.view(), 10, nullptr, 0.5, false, kAllThreads));
+        CHECK_THROWS(InvalidInput, "oversample", index.search(queries.view(), 10, oversampled(0.5), kAllThreads));
     }
 }
 
@@ -362,10 +379,10 @@ void test_score() {
     for (const Metric metric : kMetrics) {
         Flat index(options_of(12, metric));
         const std::vector<int64_t> ids = counted(200, 1000);
-        index.add(vectors.view(), ids.data(), kAllThreads);
+        index.add(vectors.view(), ids.data(), "", {}, kAllThreads);
         const std::vector<int64_t> wanted = {1005, -1, 1199, 1005, 1000, 1001};
-        const std::vector<float> same = index.score(queries.view(), wanted.data(), 6, false, kAllThreads);
-        const std::vector<float> own = index.score(queries.view(), wanted.data(), 2, true, kAllThreads);
+        const std::vector<float> same = index.score(queries.view(), wanted.data(), 6, false, {}, kAllThreads);
+        const std::vector<float> own = index.score(queries.view(), wanted.data(), 2, true, {}, kAllThreads);
         CHECK(same.size() == 18 && own.size() == 6);
         for (size_t q = 0; q < 3; ++q) {
             for (size_t i = 0; i < 6; ++i) {
@@ -378,7 +395,7 @@ void test_score() {
             }
         }
         const int64_t unknown = 1200;
-        CHECK_THROWS(IdError, "1200", index.score(queries.view(), &unknown, 1, false, kAllThreads));
+        CHECK_THROWS(IdError, "1200", index.score(queries.view(), &unknown, 1, false, {}, kAllThreads));
         CHECK_THROWS(IdError, "1200", index.reconstruct(&unknown, 1));
     }
 }
@@ -394,7 +411,7 @@ void test_filters() {
     for (size_t i = 0; i < kRows; ++i) ids[i] = static_cast<int64_t>((i * 7919) % kRows * 3);
     for (const Metric metric : kMetrics) {
         Flat index(options_of(24, metric));
-        index.add(vectors.view(), ids.data(), kAllThreads);
+        index.add(vectors.view(), ids.data(), "", {}, kAllThreads);
         const Oracle everything(index, ids);
         for (const size_t every : {size_t{1}, size_t{2}, size_t{10}, size_t{100}, kRows - 1, kRows + 1}) {
             const auto mask = std::make_unique<bool[]>(kRows);
@@ -408,11 +425,12 @@ void test_filters() {
             const auto by_mask = index.filter_of_mask(mask.get(), kRows);
             const auto by_ids = index.filter_of_ids(allowed.data(), allowed.size());
             CHECK(by_mask->count() == oracle.vectors.size() && by_ids->count() == oracle.vectors.size());
-            const SearchResult found = index.search(queries.view(), 12, by_mask.get(), {}, false, kAllThreads);
+            const SearchResult found = index.search(queries.view(), 12, filtered(by_mask), kAllThreads);
             check_search(oracle, queries, 12, found);
-            check_equal(found, index.search(queries.view(), 12, by_ids.get(), {}, false, kOneThread));
+            check_equal(found, index.search(queries.view(), 12, filtered(by_ids), kOneThread));
             const double radius = everything.ranked(queries.row(0))[500].second;
-            check_range(oracle, queries, radius, index.range_search(queries.view(), radius, by_ids.get(), kAllThreads));
+            check_range(oracle, queries, radius,
+                        index.range_search(queries.view(), radius, filtered(by_ids), kAllThreads));
         }
         const auto mask = std::make_unique<bool[]>(kRows);
         CHECK_THROWS(InvalidInput, "5999", index.filter_of_mask(mask.get(), kRows - 1));
@@ -423,19 +441,18 @@ void test_filters() {
 void test_filter_of_changed_index() {
     const Matrix vectors = random_matrix(40, 6, 16), queries = random_matrix(4, 6, 17);
     Flat index(options_of(6, Metric::l2));
-    index.add(vectors.view(0, 30), nullptr, kAllThreads);
+    index.add(vectors.view(0, 30), nullptr, "", {}, kAllThreads);
     const std::vector<int64_t> allowed = {3, 5, 7};
     const auto filter = index.filter_of_ids(allowed.data(), 3);
     const auto check = [&](const std::vector<int64_t>& left) {
-        check_search(Oracle(index, left), queries, 5,
-                     index.search(queries.view(), 5, filter.get(), {}, false, kAllThreads));
+        check_search(Oracle(index, left), queries, 5, index.search(queries.view(), 5, filtered(filter), kAllThreads));
     };
     check({3, 5, 7});
     index.update(&allowed[0], vectors.view(30, 1), kAllThreads);
     check({3, 5, 7});
     index.remove(&allowed[1], 1);
     check({3, 7});
-    index.add(vectors.view(31, 1), &allowed[1], kAllThreads);
+    index.add(vectors.view(31, 1), &allowed[1], "", {}, kAllThreads);
     check({3, 5, 7});
     (void)bytes_of(index);  // saving moves rows
     check({3, 5, 7});
@@ -443,15 +460,14 @@ void test_filter_of_changed_index() {
     // Used on another index it means the same ids there, also when that index took the first one's place in memory.
     alignas(Flat) std::byte place[sizeof(Flat)];
     auto* first = new (place) Flat(options_of(6, Metric::l2));
-    first->add(vectors.view(0, 30), nullptr, kAllThreads);
+    first->add(vectors.view(0, 30), nullptr, "", {}, kAllThreads);
     const auto old = first->filter_of_ids(allowed.data(), 3);
     first->~Flat();
     auto* second = new (place) Flat(options_of(6, Metric::l2));
     std::vector<int64_t> reversed = counted(30);
     std::reverse(reversed.begin(), reversed.end());
-    second->add(vectors.view(0, 30), reversed.data(), kAllThreads);
-    check_search(Oracle(*second, allowed), queries, 5,
-                 second->search(queries.view(), 5, old.get(), {}, false, kAllThreads));
+    second->add(vectors.view(0, 30), reversed.data(), "", {}, kAllThreads);
+    check_search(Oracle(*second, allowed), queries, 5, second->search(queries.view(), 5, filtered(old), kAllThreads));
     second->~Flat();
 }
 
@@ -479,10 +495,11 @@ void test_changes() {
                 const auto& kept = oracle.vectors.at(id);
                 for (size_t d = 0; d < kDim; ++d) CHECK(std::abs(kept[d] - vectors.row(row)[d]) < 3e-3);
             }
-            check_search(oracle, queries, 9, index.search(queries.view(), 9, nullptr, {}, true, kAllThreads));
+            check_search(oracle, queries, 9, index.search(queries.view(), 9, exhaustive(), kAllThreads));
         };
         const auto add = [&](size_t first, size_t n, const std::vector<int64_t>& ids) {
-            const auto given = index.add(vectors.view(first, n), ids.empty() ? nullptr : ids.data(), kAllThreads);
+            const auto given =
+                index.add(vectors.view(first, n), ids.empty() ? nullptr : ids.data(), "", {}, kAllThreads);
             CHECK(ids.empty() || given == ids);
             for (size_t i = 0; i < n; ++i) rows[given[i]] = first + i;
             return given;
@@ -524,31 +541,31 @@ void test_changes() {
     }
     Flat last(options_of(kDim, Metric::l2));
     const int64_t largest = std::numeric_limits<int64_t>::max();
-    last.add(vectors.view(0, 1), &largest, kAllThreads);
+    last.add(vectors.view(0, 1), &largest, "", {}, kAllThreads);
     CHECK(last.contains(largest));
-    CHECK_THROWS(InvalidInput, "none left", last.add(vectors.view(1, 1), nullptr, kAllThreads));
+    CHECK_THROWS(InvalidInput, "none left", last.add(vectors.view(1, 1), nullptr, "", {}, kAllThreads));
 }
 
 // After an error the index is as it was.
 void test_errors() {
     const Matrix vectors = random_matrix(5000, 10, 20);
     Flat index(options_of(10, Metric::cosine));
-    index.add(vectors.view(0, 4090), nullptr, kAllThreads);
+    index.add(vectors.view(0, 4090), nullptr, "", {}, kAllThreads);
     const auto before = bytes_of(index);
     Matrix bad = random_matrix(700, 10, 21);
     bad.row(600)[3] = std::numeric_limits<float>::quiet_NaN();
-    CHECK_THROWS(InvalidInput, "row 600", index.add(bad.view(), nullptr, kAllThreads));
+    CHECK_THROWS(InvalidInput, "row 600", index.add(bad.view(), nullptr, "", {}, kAllThreads));
     CHECK_THROWS(InvalidInput, "row 600", index.update(counted(700).data(), bad.view(), kAllThreads));
     bad.row(600)[3] = -std::numeric_limits<float>::infinity();
-    CHECK_THROWS(InvalidInput, "row 600", index.add(bad.view(), nullptr, kAllThreads));
-    CHECK_THROWS(InvalidInput, "row 600", index.search(bad.view(), 3, nullptr, {}, false, kAllThreads));
+    CHECK_THROWS(InvalidInput, "row 600", index.add(bad.view(), nullptr, "", {}, kAllThreads));
+    CHECK_THROWS(InvalidInput, "row 600", index.search(bad.view(), 3, {}, kAllThreads));
     const Matrix wide = random_matrix(1, 11, 22);
-    CHECK_THROWS(InvalidInput, "11", index.add(wide.view(), nullptr, kAllThreads));
-    CHECK_THROWS(InvalidInput, "11", index.search(wide.view(), 3, nullptr, {}, false, kAllThreads));
+    CHECK_THROWS(InvalidInput, "11", index.add(wide.view(), nullptr, "", {}, kAllThreads));
+    CHECK_THROWS(InvalidInput, "11", index.search(wide.view(), 3, {}, kAllThreads));
     const std::vector<int64_t> twice = {5000, 6000, 5000}, negative = {5000, -1, 6000}, present = {5000, 17, 6000};
-    CHECK_THROWS(InvalidInput, "5000", index.add(vectors.view(0, 3), twice.data(), kAllThreads));
-    CHECK_THROWS(InvalidInput, "-1", index.add(vectors.view(0, 3), negative.data(), kAllThreads));
-    CHECK_THROWS(IdError, "17", index.add(vectors.view(0, 3), present.data(), kAllThreads));
+    CHECK_THROWS(InvalidInput, "5000", index.add(vectors.view(0, 3), twice.data(), "", {}, kAllThreads));
+    CHECK_THROWS(InvalidInput, "-1", index.add(vectors.view(0, 3), negative.data(), "", {}, kAllThreads));
+    CHECK_THROWS(IdError, "17", index.add(vectors.view(0, 3), present.data(), "", {}, kAllThreads));
     CHECK_THROWS(IdError, "5000", index.update(present.data(), vectors.view(0, 3), kAllThreads));
     CHECK_THROWS(IdError, "5000", index.remove(present.data(), 3));
     CHECK_THROWS(InvalidInput, "5000", index.remove(twice.data(), 3));
@@ -559,7 +576,7 @@ void test_errors() {
     many.stride = 0;  // the same vector again and again
     bool stopped = false;
     try {
-        index.add(many, nullptr, stopping);
+        index.add(many, nullptr, "", {}, stopping);
     } catch (const Interrupted&) {
         stopped = true;
     }
@@ -568,12 +585,12 @@ void test_errors() {
 
     // What is added after failures is what would have been added without them.
     Flat fresh(options_of(10, Metric::cosine));
-    fresh.add(vectors.view(0, 4090), nullptr, kAllThreads);
-    for (Flat* each : {&index, &fresh}) each->add(vectors.view(4090, 910), nullptr, kAllThreads);
+    fresh.add(vectors.view(0, 4090), nullptr, "", {}, kAllThreads);
+    for (Flat* each : {&index, &fresh}) each->add(vectors.view(4090, 910), nullptr, "", {}, kAllThreads);
     CHECK(bytes_of(index) == bytes_of(fresh));
 
     Flat bytes(options_of(10, Metric::l2, "uint8"));
-    CHECK_THROWS(InvalidInput, "row 0", bytes.add(vectors.view(0, 3), nullptr, kAllThreads));
+    CHECK_THROWS(InvalidInput, "row 0", bytes.add(vectors.view(0, 3), nullptr, "", {}, kAllThreads));
     CHECK(bytes.size() == 0);
     CHECK_THROWS(InvalidInput, "dim", Flat(options_of(0, Metric::l2)));
     CHECK_THROWS(InvalidInput, "dim", Flat(options_of(65536, Metric::l2)));
@@ -597,7 +614,7 @@ void test_files() {
                 Flat index(options);
                 std::vector<int64_t> ids = counted(5000, 100);
                 std::shuffle(ids.begin(), ids.end(), std::mt19937(26));
-                index.add(vectors.view(0, 5000), own_ids ? ids.data() : nullptr, kAllThreads);
+                index.add(vectors.view(0, 5000), own_ids ? ids.data() : nullptr, "", {}, kAllThreads);
                 const fs::path path = folder / "index.nearfield";
                 index.save(path);
                 const auto bytes = bytes_of(index);
@@ -607,22 +624,22 @@ void test_files() {
                 std::unique_ptr<Flat> opened[] = {from_bytes(bytes), Flat::load(Container::open(path, false, true)),
                                                   Flat::load(Container::open(path, true, false))};
                 for (const auto& other : opened) {
-                    CHECK(other->options().metric == metric && other->options().codec == codec);
+                    CHECK(other->options().metric == metric && other->options().codec.name == codec);
                     CHECK(other->options().oversample == options.oversample &&
                           other->options().rerank == options.rerank);
                     CHECK(other->ids() == index.ids() && other->size() == 5000);
-                    check_equal(other->search(queries.view(), 9, nullptr, {}, false, kAllThreads),
-                                index.search(queries.view(), 9, nullptr, {}, false, kAllThreads));
+                    check_equal(other->search(queries.view(), 9, {}, kAllThreads),
+                                index.search(queries.view(), 9, {}, kAllThreads));
                     CHECK(bytes_of(*other) == bytes);
                 }
                 // Editing an index over a mapped file changes copies; it goes on like the one that was saved.
                 index.remove(&ids[0], 1);
-                index.add(vectors.view(5000, 4000), nullptr, kAllThreads);
+                index.add(vectors.view(5000, 4000), nullptr, "", {}, kAllThreads);
                 for (const auto& other : opened) {
                     other->remove(&ids[0], 1);
-                    other->add(vectors.view(5000, 4000), nullptr, kAllThreads);
-                    check_equal(other->search(queries.view(), 9, nullptr, {}, false, kAllThreads),
-                                index.search(queries.view(), 9, nullptr, {}, false, kAllThreads));
+                    other->add(vectors.view(5000, 4000), nullptr, "", {}, kAllThreads);
+                    check_equal(other->search(queries.view(), 9, {}, kAllThreads),
+                                index.search(queries.view(), 9, {}, kAllThreads));
                 }
                 CHECK(bytes_of(*Flat::load(Container::open(path, false, true))) == bytes);
                 CHECK(bytes_of(*opened[2]) == bytes_of(index));
@@ -638,7 +655,7 @@ void test_files() {
 void test_hostile_metadata() {
     const Matrix vectors = random_matrix(10, 4, 27);
     Flat index(options_of(4, Metric::l2));
-    index.add(vectors.view(), nullptr, kAllThreads);
+    index.add(vectors.view(), nullptr, "", {}, kAllThreads);
     const auto container = Container::from_bytes(bytes_of(index));
     const auto with = [&](const std::string& key, const std::string& value) {
         Metadata metadata = container->metadata();
