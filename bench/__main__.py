@@ -6,16 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import flat, kernels, report
+from . import capacity, flat, kernels, report
 from .environment import BenchError, cores
 
 RESULTS = Path(__file__).parent / "results"
+BENCHMARKS = {"kernels": kernels, "flat": flat, "capacity": capacity}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks of nearfield.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in (("kernels", kernels), ("flat", flat)):
+    for name, module in BENCHMARKS.items():
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
         command.add_argument("--quick", action="store_true", help="small and rough, for trying out; writes no file")
         command.add_argument("--out", type=Path, help=f"JSON lines file (default: bench/results/{name}.jsonl)")
@@ -25,10 +26,10 @@ def main() -> int:
     command = commands.add_parser("report", help=report.__doc__.splitlines()[0], description=report.__doc__)
     report.add_arguments(command)
     options = parser.parse_args()
-    if options.command in ("kernels", "flat") and options.out is None and not options.quick:
+    if options.command in BENCHMARKS and options.out is None and not options.quick:
         options.out = RESULTS / f"{options.command}.jsonl"
     try:
-        {"kernels": kernels, "flat": flat, "report": report}[options.command].run(options)
+        (BENCHMARKS | {"report": report})[options.command].run(options)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,5 @@
 """
-Write the tables of docs/benchmarks.md from bench/results.
+Write the tables of docs/benchmarks.md, and the figures, from bench/results.
 
 The page keeps its own prose; whatever stands between ``<!-- table: name -->`` and ``<!-- end -->`` is replaced. Rows
 measured while other processes used the machine are marked with an asterisk.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import capacity
 from .environment import ROOT, BenchError
 
 Line = dict[str, Any]
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     lines: list[Line] = []
-    for name in ("kernels", "flat"):
+    for name in ("kernels", "flat", "capacity"):
         path = options.results / f"{name}.jsonl"
         if not path.exists():
             raise BenchError(f"{path} is missing: run python -m bench {name}")
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
         return f"<!-- table: {match[1]} -->\n{table(lines)}\n<!-- end -->"
 
     options.page.write_text(re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", replaced, page, flags=re.DOTALL))
+    capacity.draw(of(lines, "capacity"), options.page.parent / "figures" / "capacity.svg")
 
 
 def table(header: list[str], rows: list[list[str]], text_columns: int) -> str:
@@ -159,6 +161,17 @@ def kernels(lines: list[Line]) -> str:
     return table(header, rows, 3)
 
 
+def capacities(lines: list[Line]) -> str:
+    measured = of(lines, "capacity")
+    cells: dict[tuple[str, int], list[str]] = {}
+    for line in measured:
+        row = cells.setdefault((line["architecture"], line["dim"]), [])
+        row.append(f"{100 * line['recovered']:.1f} ({100 * line['expected']:.1f})")
+    sizes = sorted({line["size"] for line in measured})
+    rows = [[f"`{name}`", f"{dim:,}", *shares] for (name, dim), shares in cells.items()]
+    return table(["", "dimension", *(f"{size} pairs" for size in sizes)], rows, 1)
+
+
 TABLES: dict[str, Callable[[list[Line]], str]] = {
     "runs": runs,
     "searches": searches,
@@ -166,4 +179,5 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "scans": scans,
     "loads": loads,
     "kernels": kernels,
+    "capacity": capacities,
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench import capacity
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -266,6 +267,14 @@ def test_signs_of_integers_are_found_in_one_bit_each():
     atoms = space.random(20)
     memory = space.memory(atoms, index=nf.Flat(DIM, metric="cosine", codec="sign"))
     assert memory.nearest(noisy_copies(space, atoms)).tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("architecture", capacity.ARCHITECTURES)
+@pytest.mark.parametrize(("dim", "size"), [(512, 10), (512, 20), (1024, 50), (256, 100)])
+def test_as_many_symbols_come_back_as_theory_expects(architecture, dim, size):
+    shares = [capacity.recovered(architecture, dim, size, 200, bundles=400 // size, seed=seed) for seed in range(5)]
+    # Four standard deviations of 2,000 trials, at most.
+    assert np.mean(shares) == pytest.approx(capacity.expected(architecture, dim, size, 200), abs=0.045)
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
