@@ -315,7 +315,7 @@ class MAPB(_Space):
         return Flat(self.dim, metric="hamming")
 
     def _clear_padding(self, vectors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        vectors[..., -1] &= 0xFF << -self.dim % 8 & 0xFF
+        vectors[..., -1:] &= np.uint8(0xFF << -self.dim % 8 & 0xFF)
         return vectors
 
 
