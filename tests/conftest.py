@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,8 @@ class Kind:
     codec: str  # what vectors are kept in: results are measured by it
     coarse: str | None = None  # the codec that picks candidates when there is reranking
     oversample: float = 4.0
+    metrics: tuple[str, ...] = oracle.METRICS
+    coded_queries: bool = False  # queries are compared as the (coarse) codec keeps them
     exact: bool = True  # search finds the true best, not just good ones
 
     def __str__(self) -> str:
@@ -45,16 +47,29 @@ class Kind:
 
     def check_search(self, hits, queries, vectors, ids, metric, k) -> None:
         """Assert that hits of a search without a filter (or among what it allows) are what this kind promises."""
-        kept = oracle.stored(vectors, self.codec)
         if self.coarse is None:
-            oracle.check_hits(hits, queries, kept, ids, metric, k, ranked=self.exact)
+            self.check_exact(hits, queries, vectors, ids, metric, k, ranked=self.exact)
             return
-        oracle.check_hits(hits, queries, kept, ids, metric, k, ranked=False)
-        first = oracle.stored(vectors, self.coarse)
-        for query, found, count in zip(np.atleast_2d(queries), hits.ids, hits.counts, strict=True):
-            places = oracle.candidates(query, first, ids, metric, k, self.oversample)
-            if not oracle.is_ambiguous(query, first, places, metric):
+        self.check_exact(hits, queries, vectors, ids, metric, k, ranked=False)
+        kept, first = oracle.stored(vectors, self.codec), oracle.stored(vectors, self.coarse)
+        queries = np.atleast_2d(queries)
+        coded = oracle.stored(queries, self.coarse) if self.coded_queries else queries
+        for query, code, found, count in zip(queries, coded, hits.ids, hits.counts, strict=True):
+            places = oracle.candidates(code, first, ids, metric, k, self.oversample)
+            if not oracle.is_ambiguous(code, first, places, metric):
                 oracle.check_order(found[:count], query, kept[places], ids[places], metric, k)
+
+    def check_exact(self, hits, queries, vectors, ids, metric, k, *, ranked=True) -> None:
+        """Assert that hits are the best by the finest codec."""
+        oracle.check_hits(hits, self.asked(queries), oracle.stored(vectors, self.codec), ids, metric, k, ranked=ranked)
+
+    def asked(self, queries: np.ndarray) -> np.ndarray:
+        """Queries as the finest codec compares them."""
+        return oracle.stored(queries, self.codec) if self.coded_queries and self.coarse is None else queries
+
+    def vectors(self, numbers: np.ndarray) -> np.ndarray:
+        """Vectors of small numbers as this kind takes them; for bits, the ones are what is positive."""
+        return np.asarray(numbers) > 0 if self.codec == "bits" else np.asarray(numbers, np.float32)
 
 
 def flat(codec: str, rerank: str | None = None, oversample: float = 4.0, screen: bool = True) -> Kind:
@@ -63,23 +78,34 @@ def flat(codec: str, rerank: str | None = None, oversample: float = 4.0, screen:
     return Kind(name, make, rerank or codec, codec if rerank else None, oversample)
 
 
-# A later index joins here, with one line.
-KINDS = [
+# Kinds that keep numbers as numbers.
+PLAIN_KINDS = [
     *(flat(codec) for codec in oracle.CODECS),
     flat("f32", screen=False),
     flat("int8", rerank="f32", oversample=2.0),
     flat("bf16", rerank="f16", oversample=1.0),
 ]
+# A later index joins here, with one line.
+KINDS = [
+    *PLAIN_KINDS,
+    Kind("Flat-bits", nf.Flat, "bits", metrics=oracle.BIT_METRICS),
+    replace(flat("sign"), coded_queries=True),
+    replace(flat("sign", rerank="f16"), coded_queries=True),
+    # Under cosine the query is rounded to a unit vector of float32, which is beyond this oracle's tolerance.
+    Kind("Flat-sign-asymmetric", partial(nf.Flat, codec=nf.Sign(query="float")), "sign", metrics=("ip", "l2")),
+]
 
 
-@pytest.fixture(scope="session", params=KINDS, ids=str)
-def kind(request) -> Kind:
-    return request.param
-
-
-@pytest.fixture(scope="session", params=oracle.METRICS)
-def metric(request) -> str:
-    return request.param
+def pytest_generate_tests(metafunc) -> None:
+    """Run tests of a kind and a metric for every pair that goes together; a test of a kind alone is about numbers."""
+    names = set(metafunc.fixturenames)
+    if {"kind", "metric"} <= names:
+        pairs = [pytest.param(kind, metric, id=f"{kind}-{metric}") for kind in KINDS for metric in kind.metrics]
+        metafunc.parametrize(("kind", "metric"), pairs, scope="session")
+    elif "kind" in names:
+        metafunc.parametrize("kind", PLAIN_KINDS, ids=str, scope="session")
+    elif "metric" in names:
+        metafunc.parametrize("metric", oracle.METRICS, scope="session")
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,22 @@ import math
 import numpy as np
 
 METRICS = ("cosine", "ip", "l2")
+BIT_METRICS = ("hamming", "jaccard")
 CODECS = ("f32", "f16", "bf16", "int8", "uint8")
+# Scores that are distances: lower is better.
+DISTANCES = ("l2", "hamming")
 
 # Keys that are closer than this, times their magnitude, may come in either order: float64 sums in another order.
 _ROUNDING = 2.0**-52
 
 
 def stored(vectors: np.ndarray, codec: str) -> np.ndarray:
-    """Return what a codec keeps of vectors, as float32."""
+    """Return what a codec keeps of vectors, as float32; of booleans, the packed bits."""
+    if codec == "bits":
+        return packed(vectors)
     x = np.asarray(vectors, np.float32)
+    if codec == "sign":
+        return np.where(x > 0, np.float32(1), np.float32(-1))
     if codec == "f16":
         return x.astype(np.float16).astype(np.float32)
     if codec == "bf16":
@@ -36,8 +43,30 @@ def _rounded_rows(x: np.ndarray) -> np.ndarray:
     return np.where(integers, x, np.clip(np.rint(x * inverse), -127, 127) * scale)
 
 
+def packed(bits: np.ndarray) -> np.ndarray:
+    """Booleans (..., bits) packed; what is packed already stays as it is."""
+    bits = np.asarray(bits)
+    return np.packbits(bits, axis=-1) if bits.dtype == bool else bits
+
+
+def ones(packed_bits: np.ndarray) -> np.ndarray:
+    """Count the ones of packed rows."""
+    return np.unpackbits(packed_bits, axis=-1).sum(axis=-1, dtype=np.int64)
+
+
+def bit_keys(query: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
+    """Bits that differ, or -|both| / |either|: -1 where neither has a one."""
+    q, x = packed(query), packed(rows)
+    if metric == "hamming":
+        return ones(q ^ x).astype(np.float64)
+    both, either = ones(q & x), ones(q | x)
+    return -np.divide(both, either, out=np.ones(len(x)), where=either > 0)
+
+
 def keys(query: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
-    """Sort keys of rows, smaller is better: -cosine, -inner product, or the squared distance."""
+    """Sort keys of rows, smaller is better: -cosine, -inner product, the squared distance, or those of bits."""
+    if metric in BIT_METRICS:
+        return bit_keys(query, rows, metric)
     q, x = np.asarray(query, np.float64), np.ascontiguousarray(rows, np.float64)
     if metric == "l2":
         return np.square(q - x).sum(axis=1)
@@ -51,7 +80,17 @@ def keys(query: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
 def scores_of(key: np.ndarray, metric: str) -> np.ndarray:
     """Return the scores in the metric's own unit."""
     with np.errstate(over="ignore"):  # an inner product may exceed float32
-        return (np.sqrt(key) if metric == "l2" else -key + 0.0).astype(np.float32)
+        return (np.sqrt(key) if metric == "l2" else key if metric == "hamming" else -key + 0.0).astype(np.float32)
+
+
+def everything(metric: str) -> float:
+    """Return the radius within which all vectors lie."""
+    return np.inf if metric in DISTANCES else -np.inf
+
+
+def inside(scores: np.ndarray, radius: float, metric: str) -> np.ndarray:
+    """Whether scores lie within a radius, boundary included."""
+    return scores <= np.float32(radius) if metric in DISTANCES else scores >= np.float32(radius)
 
 
 def magnitudes(query: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
@@ -66,6 +105,13 @@ def magnitudes(query: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
 
 
 def tolerance(query: np.ndarray, rows: np.ndarray, metric: str) -> np.ndarray:
+    """Return how far rounding may carry each key: not at all where whole numbers are added up."""
+    if metric in BIT_METRICS:
+        return np.zeros(len(rows))
+    if metric != "cosine" and all(
+        np.array_equal(x, np.rint(x)) and np.abs(x).max(initial=0) < 2**16 for x in (query, rows)
+    ):
+        return np.zeros(len(rows))
     return 2 * (rows.shape[1] + 8) * _ROUNDING * magnitudes(query, rows, metric)
 
 

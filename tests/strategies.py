@@ -81,9 +81,16 @@ WILD = {
 CHARACTERS = CALM | WILD
 
 
+def make_queries(character: str, seed: int, n: int, dim: int, codec: str) -> np.ndarray:
+    """Queries, which need not fit the codec."""
+    return make(character, seed, n, dim, "bits" if codec == "bits" else "f32")
+
+
 def make(character: str, seed: int, n: int, dim: int, codec: str = "f32") -> np.ndarray:
-    """Float32 vectors of one character that a codec takes."""
+    """Vectors of one character that a codec takes: float32, or booleans."""
     x = CHARACTERS[character](np.random.default_rng(seed), n, dim)
+    if codec == "bits":
+        return x > 0
     if codec == "uint8":
         with np.errstate(invalid="ignore", over="ignore"):
             return (np.abs(np.rint(x * 8)) % 256).astype(np.float32)
@@ -108,7 +115,7 @@ def collections(draw, codec: str, n=sizes, characters=tuple(CHARACTERS), queries
     """Vectors, queries of the same character (some of them vectors of the collection), and ids."""
     dim, character = draw(dims), draw(st.sampled_from(characters))
     x = make(character, draw(seeds), draw(n), dim, codec)
-    q = make(character, draw(seeds), draw(queries), dim)
+    q = make_queries(character, draw(seeds), draw(queries), dim, codec)
     own = draw(st.integers(0, min(len(x), len(q))))
     q[:own] = x[:own]
     return x, q, draw(id_arrays(len(x)))

@@ -95,8 +95,8 @@ def test_writers_wait_for_each_other(kind):
 
 def test_searches_beside_each_other(kind, metric):
     rng = np.random.default_rng(0)
-    x, q = rng.integers(0, 100, (3000, 6)), rng.integers(0, 100, (40, 6)).astype(np.float32)
-    index = kind.build(metric, x.astype(np.float32))
+    x, q = (kind.vectors(rng.integers(0, 100, shape) % 3) for shape in ((3000, 6), (40, 6)))
+    index = kind.build(metric, x)
     expected = index.search(q, 10)
     with ThreadPoolExecutor(8) as pool:
         for hits in pool.map(lambda i: index.search(q, 10, threads=1 + i % 3), range(24)):

@@ -26,7 +26,7 @@ def test_exact_search_is_the_best_by_the_finest_codec(kind, metric, data):
     x, q, ids = data.draw(collections(kind.codec))
     k = data.draw(ks)
     hits = kind.build(metric, x, ids).search(q, k, exact=True)
-    oracle.check_hits(hits, q, oracle.stored(x, kind.codec), ids, metric, k)
+    kind.check_exact(hits, q, x, ids, metric, k)
 
 
 @given(dim=dims, n=st.integers(0, 30), k=ks, seed=seeds)
@@ -40,7 +40,8 @@ def test_one_vector_is_one_query(kind, metric, dim, n, k, seed):
 
 
 def test_hits_unpack_to_ids_and_scores(kind, metric):
-    hits = kind.build(metric, np.eye(3)).search(np.eye(3)[:2], 2)
+    x = kind.vectors(np.eye(3))
+    hits = kind.build(metric, x).search(x[:2], 2)
     ids, scores = hits
     assert ids is hits.ids
     assert scores is hits.scores
@@ -54,13 +55,15 @@ def test_hits_unpack_to_ids_and_scores(kind, metric):
 @pytest.mark.parametrize("queries", [0, 1, 5])
 @pytest.mark.parametrize("k", [0, 1, 10])
 def test_an_empty_index_answers_with_nothing(kind, metric, queries, k):
-    hits = kind.make(4, metric).search(np.zeros((queries, 4)), k)
-    oracle.check_hits(hits, np.zeros((queries, 4)), np.zeros((0, 4)), np.zeros(0, np.int64), metric, k)
+    q, nothing = kind.vectors(np.zeros((queries, 4))), kind.vectors(np.zeros((0, 4)))
+    kind.check_search(kind.make(4, metric).search(q, k), q, nothing, np.zeros(0, np.int64), metric, k)
 
 
 @pytest.mark.parametrize("empty", [[], np.zeros((0, 3)), np.zeros((0, 3), np.int8)], ids=["list", "f64", "int8"])
 def test_nothing_to_add_and_nothing_to_ask_is_legal(kind, metric, empty):
-    index = kind.build(metric, np.eye(3))
+    index = kind.build(metric, kind.vectors(np.eye(3)))
+    if kind.codec == "bits" and len(np.shape(empty)) == 2:
+        empty = kind.vectors(empty)
     added = index.add(empty)
     assert added.shape == (0,)
     assert added.dtype == np.int64
@@ -70,19 +73,19 @@ def test_nothing_to_add_and_nothing_to_ask_is_legal(kind, metric, empty):
     assert index.search(empty, 5).ids.shape == (0, 5)
     assert index.score(empty, [0, 1]).shape == (0, 2)
     assert index.range_search(empty, 1.0).offsets.tolist() == [0]
-    assert index.reconstruct([]).shape == (0, 3)
+    assert index.reconstruct([]).shape == oracle.stored(kind.vectors(np.zeros((0, 3))), kind.codec).shape
 
 
 @given(seed=seeds, n=st.integers(2, 60), k=st.integers(1, 30))
 def test_equal_vectors_come_by_lower_id(kind, metric, seed, n, k):
     """Exact arithmetic (small integers, l2 and ip sums without rounding), so that no tie may be broken otherwise."""
     rng = np.random.default_rng(seed)
-    x = rng.integers(0, 2, (n, 3)).astype(np.float32)
+    x = kind.vectors(rng.integers(0, 2, (n, 3)))
     ids = rng.permutation(10 * n)[:n].astype(np.int64)
-    q = rng.integers(0, 2, (5, 3)).astype(np.float32)
+    q = kind.vectors(rng.integers(0, 2, (5, 3)))
     hits = kind.build(metric, x, ids).search(q, k, exact=True)
-    for query, found in zip(q, hits.ids, strict=True):
-        expected = ids[oracle.best(query, x, ids, metric, k)]
+    for query, found in zip(kind.asked(q), hits.ids, strict=True):
+        expected = ids[oracle.best(query, oracle.stored(x, kind.codec), ids, metric, k)]
         np.testing.assert_array_equal(found[: len(expected)], expected)
 
 
@@ -140,7 +143,8 @@ def test_high_dimensions(kind, metric, dim):
     rng = np.random.default_rng(dim)
     x = rng.integers(0, 256, (5, dim)) if kind.codec == "uint8" else rng.integers(-128, 128, (5, dim))
     x[0] = x.max()  # the largest sums that integers can have
-    q = np.concatenate([x[:2], -x[:2], rng.normal(size=(1, dim)), np.full((1, dim), 127)]).astype(np.float32)
-    index = kind.build(metric, x.astype(np.float32))
+    q = np.concatenate([x[:2], -x[:2], rng.normal(size=(1, dim)), np.full((1, dim), 127)])
+    x, q = kind.vectors(x), kind.vectors(q)
+    index = kind.build(metric, x)
     for part in (q, q[:1]):
-        kind.check_search(index.search(part, 5), part, x.astype(np.float32), np.arange(5), metric, 5)
+        kind.check_search(index.search(part, 5), part, x, np.arange(5), metric, 5)

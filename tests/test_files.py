@@ -89,6 +89,7 @@ ROUTES = {
     "text path": _by_text,
     "mmap": partial(_by_path, mmap=True),
     "mmap, verified": partial(_by_path, mmap=True, verify=True),
+    "mmap, rerank": partial(_by_path, mmap="rerank"),
     "file": _by_file,
     "bytes": lambda index, _: nf.load(to_bytes(index)),
     "memoryview": lambda index, _: nf.load(memoryview(to_bytes(index))),
@@ -103,7 +104,7 @@ def check(index, kind, metric, ids, x) -> None:
     assert len(index) == len(ids)
     assert sorted(index.ids().tolist()) == sorted(ids.tolist())
     np.testing.assert_array_equal(index.reconstruct(ids), oracle.stored(x, kind.codec))
-    queries = strategies.make("normal", 99, 4, DIM)
+    queries = strategies.make_queries("normal", 99, 4, DIM, kind.codec)
     kind.check_search(index.search(queries, 7), queries, x, ids, metric, 7)
 
 
@@ -189,6 +190,10 @@ def test_a_link_is_followed(tmp_path):
 
 def decoded(tensors: dict[str, np.ndarray], name: str, codec: str) -> np.ndarray:
     rows = tensors[name]
+    if codec == "bits":
+        return rows
+    if codec == "sign":
+        return np.unpackbits(rows, axis=1, count=DIM) * np.float32(2) - 1
     if codec == "bf16":
         return (rows.astype(np.uint32) << 16).view(np.float32)
     if codec == "int8":
@@ -223,11 +228,12 @@ def test_safetensors_opens_every_file(kind, metric, state, tmp_path):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     place = {id: row for row, id in enumerate(tensors.get("ids", index.ids()).tolist())}
     rows = [place[id] for id in ids.tolist()]
-    names = {"vectors": index.codec} | ({"rerank": index.rerank} if index.rerank else {})
+    names = {"vectors": kind.coarse or kind.codec} | ({"rerank": index.rerank} if index.rerank else {})
     for name, codec in names.items():
         found = decoded(tensors, name, codec)
-        assert found.shape == x.shape
-        np.testing.assert_array_equal(found[rows], oracle.stored(x, codec))
+        expected = oracle.stored(x, codec)
+        assert found.shape == expected.shape
+        np.testing.assert_array_equal(found[rows], expected)
 
 
 @pytest.mark.parametrize("state", STATES)

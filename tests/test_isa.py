@@ -18,16 +18,17 @@ WIDE = {"dot_f32", "l2_f32", "tile_f32", "quantize", "encode_f16", "encode_bf16"
     f"settle_{name}" for name in ("f32", "f16", "bf16", "int8", "uint8")
 }
 INTEGER = {"dot_int8", "dot_uint8", "tile_u8"}
-ALL = WIDE | INTEGER | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
+BITS = {"bits_xor", "bits_and", "bits_interleave", "bits_hamming", "bits_planes"}
+NUMBERS = WIDE | INTEGER | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
 # The kernels that a level has of its own; the others it takes from the levels below.
 OWN = {
-    "scalar": ALL,
-    "avx2": ALL,
+    "scalar": NUMBERS | BITS,
+    "avx2": NUMBERS,
     "avx512": WIDE,
     "avx512vnni": INTEGER,
-    "avx512icl": set(),
+    "avx512icl": BITS,
     "avx512bf16": {"dot_bf16"},
-    "neon": ALL,
+    "neon": NUMBERS,
     "neondot": INTEGER,
 }
 
@@ -54,12 +55,24 @@ SEARCH = """
     out = {"info": nf.cpu_info()}
     rows = rng.integers(0, 200, (500, 75)).astype(np.float32)
     queries = rng.integers(0, 200, (9, 75)).astype(np.float32)
-    for codec in ("f32", "f16", "bf16", "int8", "uint8"):
+    codecs = ["f32", "f16", "bf16", "int8", "uint8"]
+    for threshold in ("zero", "median"):
+        for query in ("code", "float"):
+            codecs += [nf.Sign(threshold, query=query), nf.RecurrentBinary(threshold, query=query)]
+    for codec in codecs:
         for metric in ("cosine", "ip", "l2"):
             index = nf.Flat(75, metric, codec)
             index.add(rows)
             ids, scores = index.search(queries, 7)
-            out[codec + metric] = [ids.tolist(), scores.tolist()]
+            out[str(codec) + metric] = [ids.tolist(), scores.tolist()]
+    for dim in (75, 1000, 10_000):
+        for metric in ("hamming", "jaccard"):
+            bits = rng.random((700, dim)) < 0.5
+            index = nf.Flat(dim, metric)
+            index.add(bits)
+            for n in (1, 2, 3, 4, 33):
+                ids, scores = index.search(bits[:n], 50)
+                out[f"{metric}{dim} {n}"] = [ids.tolist(), scores.tolist()]
     print(json.dumps(out))
 """
 

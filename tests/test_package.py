@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.metadata
 import inspect
 import json
@@ -120,13 +121,20 @@ def test_nothing_in_the_package_unpickles():
         assert "allow_pickle=True" not in source.read_text(encoding="utf-8"), source
 
 
+def fields(value):
+    """Names of a dataclass's fields, which its own docstring describes."""
+    return [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+
+
 def public_objects():
     for module in (nf, nf.kernels, nf.datasets):
         for name in module.__all__:
             value = getattr(module, name)
             yield f"{module.__name__}.{name}", value
             if inspect.isclass(value):
-                members = [member for member in vars(value) if not member.startswith("_")]
+                members = [
+                    member for member in vars(value) if not member.startswith("_") and member not in fields(value)
+                ]
                 yield from ((f"{module.__name__}.{name}.{member}", getattr(value, member)) for member in members)
 
 
@@ -135,6 +143,8 @@ def test_public_names_are_documented(name, value):
     text = inspect.getdoc(value)
     assert text and len(text) > 10, f"{name} has no docstring"
     assert text != inspect.getdoc(type(value)), f"{name} shows the docstring of its type"
+    for field in fields(value):
+        assert re.search(rf"^(\w+, )*{field}(, \w+)*( :|$)", text, re.MULTILINE), f"{name} does not describe {field}"
 
 
 def test_get_include_and_get_cmake_dir_lie_in_the_package():

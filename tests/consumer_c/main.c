@@ -150,7 +150,8 @@ static void test_changes(void) {
     const int64_t first[10] = {10, 11, 12, 13, 14, 15, 16, 17, 18, 19}, gone[2] = {12, 19};
     int64_t ids[10];
     float kept[2 * DIM];
-    CHECK_OK(nearfield_add(index, &some, first, NULL, &(nearfield_write_options){sizeof(nearfield_write_options), 1}));
+    const nearfield_write_options one_thread = {.struct_size = sizeof(one_thread), .threads = 1};
+    CHECK_OK(nearfield_add(index, &some, first, NULL, &one_thread));
     CHECK_OK(nearfield_remove(index, gone, 2));
     CHECK(nearfield_size(index) == 8 && nearfield_contains(index, 11) == 1 && nearfield_contains(index, 12) == 0);
     some = view(vectors[100], 2);
