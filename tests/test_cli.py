@@ -189,6 +189,95 @@ def test_build_options(nearfield, files):
     assert (index.oversample, index.screen) == (2.0, False)
 
 
+# -- bits --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distance", ["hamming", "jaccard"])
+@pytest.mark.parametrize("form", ["ubinary", "binary", "booleans", "hdf5"])
+def test_packed_bits(nearfield, vectors, queries, distance, form):
+    if form in ("ubinary", "binary"):
+        docs, asked = (nf.quantize_embeddings(array, form) for array in (vectors, queries))
+    else:
+        docs, asked = vectors > 0, queries > 0
+    if form == "hdf5":
+        write_hdf5(Path("docs.hdf5"), docs, asked, distance, None)
+        assert nearfield("build docs.hdf5 docs.nearfield").code == 0
+    else:
+        np.save("docs.npy", docs)
+        assert nearfield(f"build docs.npy docs.nearfield --metric {distance}").code == 0
+    index = nf.load("docs.nearfield")
+    assert (index.metric, index.dim, index.codec) == (distance, DIM, "bits")
+    np.save("queries.npy", asked)
+    assert nearfield("search docs.nearfield queries.npy -k 5 -o hits.npz --mmap").code == 0
+    bits, query_bits = vectors > 0, queries > 0
+    differ = (query_bits[:, None] != bits).sum(axis=2)
+    if distance == "hamming":
+        scores = differ
+    else:
+        either = (query_bits[:, None] | bits).sum(axis=2)
+        scores = np.float32(1 - differ / either)
+    order = np.argsort(scores if distance == "hamming" else -scores, axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(np.load("hits.npz")["ids"], order)
+    np.testing.assert_allclose(np.load("hits.npz")["scores"], np.take_along_axis(scores, order, axis=1), rtol=1e-6)
+
+
+def test_bits_that_do_not_fill_their_last_byte(nearfield, vectors):
+    bits = vectors[:, :381] > 0
+    packed = np.packbits(bits, axis=1)
+    np.save("docs.npy", packed)
+    packed[:, -1] |= 0b111  # padding bits do not count
+    np.save("queries.npy", packed[:3])
+    assert nearfield("build docs.npy docs.nearfield --metric hamming --dim 381").code == 0
+    assert nf.load("docs.nearfield").dim == 381
+    assert nearfield("search docs.nearfield queries.npy -k 1 -o hits.npz").code == 0
+    hits = np.load("hits.npz")
+    assert hits["ids"].tolist() == [[0], [1], [2]]
+    assert not hits["scores"].any()
+
+
+def test_signs(nearfield, files, vectors, queries):
+    line = "build docs.npy signs.nearfield --codec sign --rerank f16 --oversample 2"
+    assert nearfield(line).code == 0
+    index = nf.load("signs.nearfield")
+    assert (index.codec, index.rerank, index.oversample) == ("sign", "f16", 2.0)
+    for option, oversample in (("", None), (" --oversample 20", 20)):  # 20: every vector is a candidate
+        assert nearfield(f"search signs.nearfield queries.npy -o hits.npz{option}").code == 0
+        np.testing.assert_array_equal(np.load("hits.npz")["ids"], index.search(queries, oversample=oversample).ids)
+    half = vectors.astype(np.float16)  # which the sample was stored in
+    np.testing.assert_array_equal(np.load("hits.npz")["ids"], best(half, queries, 10))
+
+
+def test_floats_against_packed_bits(nearfield, files, vectors, queries):
+    np.save("codes.npy", nf.quantize_embeddings(vectors, "ubinary"))
+    assert nearfield("build codes.npy codes.nearfield --codec sign --dim 384").code == 0
+    assert nearfield("build docs.npy signs.nearfield --codec sign").code == 0
+    for name in ("codes", "signs"):
+        assert nearfield(f"search {name}.nearfield queries.npy -o {name}.npz").code == 0
+    np.testing.assert_array_equal(np.load("codes.npz")["ids"], np.load("signs.npz")["ids"])
+
+
+@pytest.mark.parametrize(
+    ("options", "codec", "tensor"),
+    [("--metric hamming", "bits", "U8 200 x 48 9,600"), ("--codec sign --dim 384", "sign", "U8 200 x 48 9,600")],
+)
+def test_info_of_bits(nearfield, vectors, options, codec, tensor):
+    np.save("codes.npy", nf.quantize_embeddings(vectors, "ubinary"))
+    assert nearfield(f"build codes.npy codes.nearfield {options}").code == 0
+    lines = [line.split() for line in nearfield("info codes.nearfield").out.splitlines()]
+    for fact in (["dim", "384"], ["rows", "200"], ["codec", codec], ["vectors", *tensor.split()]):
+        assert fact in lines
+
+
+def test_bench_of_bits(nearfield, files, vectors, queries):
+    np.save("codes.npy", nf.quantize_embeddings(vectors, "ubinary"))
+    np.save("asked.npy", nf.quantize_embeddings(queries, "ubinary"))
+    (row,) = nearfield("bench codes.npy asked.npy --metric hamming --seconds 0 --json").out.splitlines()
+    shown = json.loads(row)
+    assert (shown["metric"], shown["codec"], shown["dim"], shown["recall"]) == ("hamming", "bits", DIM, 1)
+    out = nearfield("bench docs.npy queries.npy --codec sign --rerank f16 --oversample 20 --seconds 0").out
+    assert "Flat sign + f16  1.0000" in out
+
+
 # -- search and its writers --------------------------------------------------------------------------------------------
 
 
@@ -359,7 +448,7 @@ def test_metric_of_an_ann_benchmarks_file(nearfield, vectors, queries):
 
 
 @pytest.fixture
-def bad_files(files, vectors):
+def bad_files(nearfield, files, vectors):
     np.save("int8ish.npy", (vectors * 100).astype(np.int8))
     np.save("objects.npy", np.array([["a", 1]], dtype=object))
     np.save("strings.npy", np.array([["a", "b"]]))
@@ -392,7 +481,9 @@ def bad_files(files, vectors):
     write(pa.table({"a": [[1.0, 2.0], None]}), "null.parquet")
     write(pa.table({"a": [["x"], ["y"]]}), "strings.parquet")
     write(pa.table({"a": pa.array([], pa.list_(pa.float32()))}), "no_rows.parquet")
-    write_hdf5(Path("hamming.hdf5"), vectors, vectors[:2], "hamming", None)
+    write_hdf5(Path("manhattan.hdf5"), vectors, vectors[:2], "manhattan", None)
+    np.save("codes.npy", np.packbits(vectors > 0, axis=1))
+    assert nearfield("build codes.npy codes.nearfield --metric hamming").code == 0
     Path("half.nearfield").write_bytes(Path("docs.nearfield").read_bytes()[:5000])
     flipped = bytearray(Path("docs.nearfield").read_bytes())
     flipped[-1] ^= 1
@@ -428,7 +519,11 @@ FAILURES = {
     "build null.parquet out.nearfield": "null.parquet: 1 entries of the column 'a' are null",
     "build strings.parquet out.nearfield": "strings.parquet: holds elements of type object, expected numbers",
     "build no_rows.parquet out.nearfield": "no_rows.parquet: holds no vectors, so their dimension is unknown",
-    "build hamming.hdf5 out.nearfield": "hamming.hdf5: its distance is 'hamming', expected one of 'euclidean'",
+    "build manhattan.hdf5 out.nearfield": "manhattan.hdf5: its distance is 'manhattan', expected one of 'euclidean'",
+    "build docs.npy out.nearfield --metric hamming": "docs.npy: vectors: elements of type float32 given, expected bits",
+    "build codes.npy out.nearfield --metric hamming --dim 376": "codes.npy: vectors: packed vectors of 48 bytes",
+    "build codes.npy out.nearfield --dim 384": "codes.npy: vectors: 48 bytes given, which may be 384 packed bits",
+    "build docs.npy out.nearfield --dim 383": "docs.npy: vectors: vectors of dimension 384 given",
     "build docs.npy out.nearfield --codec uint8": "docs.npy: vectors: row 0 holds",
     "build docs.npy out.nearfield --ids ids3.npy": "ids: 3 given for 200 vectors",
     "build docs.npy out.nearfield --ids same.npy": "ids: 0 is repeated",
@@ -442,10 +537,14 @@ FAILURES = {
     "search flipped.nearfield queries.npy": "flipped.nearfield: ",
     "search docs.nearfield narrow.npy": "narrow.npy: queries: vectors of dimension 7 given, expected",
     "search docs.nearfield nan.npy": "nan.npy: queries: row 1 holds NaN",
+    "search docs.nearfield queries.npy --oversample 10": "docs.nearfield, queries.npy: oversample: ",
+    "search docs.nearfield codes.npy": "codes.npy: queries: 48 bytes given, which may be 384 packed bits",
+    "search codes.nearfield queries.npy": "queries.npy: queries: elements of type float32 given, expected bits",
     "search docs.nearfield queries.npy -o folder/hits.npy": "there is no folder folder",
     "search docs.nearfield queries.npy --filter floats.npy": "floats.npy: holds float64 of shape (3,), expected ids or",
     "search docs.nearfield queries.npy --filter mask3.npy": "mask3.npy: filter: a mask of length 3 given",
     "bench docs.npy narrow.npy": "docs.npy, narrow.npy: queries: vectors of dimension 7 given",
+    "bench codes.npy queries.npy --metric hamming": "codes.npy, queries.npy: queries: elements of type float32 given",
     "bench no_rows.npy queries.npy": "no_rows.npy: holds no vectors",
     "bench docs.npy no_rows.npy": "no_rows.npy: holds no vectors",
     "info missing": "missing: No such file or directory",
@@ -458,6 +557,9 @@ USAGE_ERRORS = {
     "build docs.npy out.nearfield --codec f31": 'codec: "f31" is not one of "f32"',
     "build docs.npy out.nearfield --metric cos": 'metric: "cos" is not one of "cosine"',
     "build docs.npy out.nearfield --oversample 0.5": "oversample: 0.5",
+    "build codes.npy out.nearfield --metric hamming --codec f32": 'codec: "f32" does not go with metric "hamming"',
+    "build codes.npy out.nearfield --metric hamming --rerank f16": 'rerank: "f16" given',
+    "build codes.npy out.nearfield --metric hamming --dim 0": "Invalid value for '--dim'",
     "build docs.npy out.nearfield --threads 0": "Invalid value for '--threads'",
     "build docs.npy out.nearfield --column x": "docs.npy: has no column 'x', .npy files hold one array without a name",
     "build text.txt out.nearfield": "text.txt: files of this kind cannot be read, only .npy, .npz",

@@ -27,6 +27,8 @@ COMMANDS: list[tuple[Callable[..., None], list[str]]] = [
         [
             "nearfield build docs.npy docs.nearfield",
             "nearfield build docs.npy docs.nearfield --codec int8 --rerank f32",
+            "nearfield build docs.npy docs.nearfield --codec sign --rerank f16",
+            "nearfield build codes.npy codes.nearfield --metric hamming",
             "nearfield build docs.parquet docs.nearfield --column embedding --ids id",
         ],
     ),
@@ -35,6 +37,7 @@ COMMANDS: list[tuple[Callable[..., None], list[str]]] = [
         [
             "nearfield search docs.nearfield queries.npy",
             "nearfield search docs.nearfield queries.npy -k 100 --output hits.parquet",
+            "nearfield search docs.nearfield queries.npy --oversample 10",
             "nearfield search docs.nearfield queries.npy --filter ids.npy -o - | head",
         ],
     ),

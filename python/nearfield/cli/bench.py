@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from . import options
 from .errors import CommandError, UsageError, reported
 from .measure import Ids, Measurement, measure, measurements_table
 from .output import console, progress_bar
-from .readers import Array, hdf5_metric, hdf5_neighbors, is_hdf5, read_queries, read_vectors
+from .readers import Array, dimension, hdf5_metric, hdf5_neighbors, is_hdf5, read_queries, read_vectors
 
 
 def bench(
@@ -31,7 +30,8 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="CODEC",
-            help="Codec to measure: f32, f16, bf16, int8 or uint8; may be given several times. By default f32.",
+            help=f"Codec to measure: {options.CODECS}; may be given several times. By default f32, and bits for packed "
+            "bits.",
             show_default=False,
         ),
     ] = None,
@@ -53,7 +53,7 @@ def bench(
     if queries is None and not is_hdf5(vectors):
         raise UsageError(f"QUERIES: missing; {vectors} is no ann-benchmarks file that would bring its own")
     configurations: list[dict[str, Any]] = [
-        {"codec": name, "rerank": rerank, "oversample": oversample, "screen": screen} for name in codec or ["f32"]
+        {"codec": name, "rerank": rerank, "oversample": oversample, "screen": screen} for name in codec or (None,)
     ]
     for parameters in configurations:
         with reported(kind=UsageError):
@@ -68,18 +68,20 @@ def bench(
     with reported(vectors if queries is None else f"{vectors}, {queries}"):
         truth = _true_neighbors(vectors if queries is None else None, metric, rows, asked, k, threads)
     measured: list[Measurement] = []
+    dim = dimension(rows, metric)
     for i, parameters in enumerate(configurations):
-        name = f"Flat {parameters['codec']}" + (f", rerank {rerank}" if rerank else "")
+        with reported(vectors):
+            index = nf.Flat(dim, metric, **parameters)
+        parameters["codec"] = parameters["codec"] or index.codec
+        name = f"Flat {parameters['codec']}" + (f" + {rerank}" if rerank else "")
         with reported(name), progress_bar(f"Measuring {name}", i / len(configurations)):
-            measured.append(
-                measure(name, partial(nf.Flat, metric=metric, **parameters), rows, asked, truth, threads, seconds)
-            )
+            measured.append(measure(name, index, rows, asked, truth, threads, seconds))
     if as_json:
         for parameters, row in zip(configurations, measured, strict=True):
-            setting = {"metric": metric, **parameters, "k": k, "vectors": len(rows), "dim": rows.shape[1]}
+            setting = {"metric": metric, **parameters, "k": k, "vectors": len(rows), "dim": dim}
             print(json.dumps({"index": "Flat", **setting, "queries": len(asked), **_figures(row), **_machine(threads)}))
         return
-    console.print(f"{len(rows):,} vectors of dimension {rows.shape[1]}, {len(asked):,} queries, {metric}")
+    console.print(f"{len(rows):,} vectors of dimension {dim}, {len(asked):,} queries, {metric}")
     console.print(measurements_table(measured, k))
 
 

@@ -14,7 +14,7 @@ import nearfield as nf
 from . import options
 from .errors import UsageError, reported
 from .output import console, progress_bar, size
-from .readers import Array, hdf5_metric, is_readable, read_ids, read_vectors
+from .readers import Array, dimension, hdf5_metric, is_readable, read_ids, read_vectors
 from .writers import check_folder
 
 
@@ -24,9 +24,23 @@ def build(
         Path, typer.Argument(help="Index file to write; one that exists is replaced.", show_default=False)
     ],
     metric: options.Metric = None,
+    dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Dimension; needed only for packed bits that do not fill their last byte.",
+            show_default=False,
+        ),
+    ] = None,
     codec: Annotated[
-        str, typer.Option(metavar="CODEC", help="How the vectors are stored: f32, f16, bf16, int8 or uint8.")
-    ] = "f32",
+        str | None,
+        typer.Option(
+            metavar="CODEC",
+            help=f"How vectors are stored: {options.CODECS}; by default f32, and bits for packed bits.",
+            show_default=False,
+        ),
+    ] = None,
     rerank: options.Rerank = None,
     oversample: options.Oversample = 4.0,
     screen: options.Screen = True,
@@ -44,13 +58,14 @@ def build(
     """Build an index from a file of vectors."""
     make = partial(nf.Flat, codec=codec, rerank=rerank, oversample=oversample, screen=screen)
     with reported(kind=UsageError):
-        make(1, metric=metric or "cosine")
+        make(dim or 1, metric=metric or "cosine")
     check_folder(index)
     rows = read_vectors(vectors, column)
     row_ids = None if ids is None else _read_ids(vectors, ids)
     began = time.perf_counter()
     with reported(vectors), progress_bar("Adding vectors") as progress:
-        built = make(rows.shape[1], metric=metric or hdf5_metric(vectors) or "cosine")
+        metric = metric or hdf5_metric(vectors) or "cosine"
+        built = make(dim or dimension(rows, metric), metric=metric)
         built.add(rows, row_ids, threads=threads, progress=progress)
     built.save(index)
     console.print(f"{built!r}", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,17 +14,19 @@ import nearfield as nf
 from nearfield.datasets import StdlibSample, stdlib
 
 from . import plot
-from .measure import MakeIndex, Measurement, hit_rate, measure, measurements_table
+from .measure import Measurement, hit_rate, measure, measurements_table
 from .output import console, progress_bar
 
 #: Every index and codec that exists; a row of the table and a point of the picture each.
-CONFIGURATIONS: list[tuple[str, MakeIndex]] = [
+CONFIGURATIONS: list[tuple[str, Callable[[int], nf.Flat]]] = [
     ("Flat f32", nf.Flat),
     ("Flat f32, no screen", partial(nf.Flat, screen=False)),
     ("Flat f16", partial(nf.Flat, codec="f16")),
     ("Flat bf16", partial(nf.Flat, codec="bf16")),
     ("Flat int8", partial(nf.Flat, codec="int8")),
-    ("Flat int8, rerank f32", partial(nf.Flat, codec="int8", rerank="f32")),
+    ("Flat int8 + f32", partial(nf.Flat, codec="int8", rerank="f32")),
+    ("Flat sign + f16", partial(nf.Flat, codec="sign", rerank="f16", oversample=10)),
+    ("Flat recurrent_binary + f16", partial(nf.Flat, codec="recurrent_binary", rerank="f16", oversample=10)),
 ]
 
 #: Picked by hand: what a sentence model finds, finds further down, and misses.
@@ -89,10 +92,10 @@ def _first_sentence(text: str) -> str:
 
 def _measure_all(sample: StdlibSample) -> list[Measurement]:
     truth = nf.kernels.knn(sample.question_vectors, sample.vectors, K, "cosine").ids
-    measured = []
+    measured, dim = [], sample.vectors.shape[1]
     for i, (name, make) in enumerate(CONFIGURATIONS):
         with progress_bar(f"Measuring {name}", i / len(CONFIGURATIONS)):
-            measured.append(measure(name, make, sample.vectors, sample.question_vectors, truth))
+            measured.append(measure(name, make(dim), sample.vectors, sample.question_vectors, truth))
     return measured
 
 
@@ -104,6 +107,8 @@ def _explain(sample: StdlibSample, measured: list[Measurement]) -> None:
         "the model that limits it, not the index.",
         f"batch q/s: all {questions} questions in one call on {threads} threads; single q/s: one question a call.",
         "The sample's vectors are f16, so Flat f16 loses nothing. Flat uint8 is for integers from 0 to 255 only.",
+        "int8 + f32: int8 picks candidates, and f32 scores them again. sign keeps one bit for each dimension, "
+        "recurrent_binary two.",
     ]
     if not any("screened" in row.plan for row in measured):
         notes.append(

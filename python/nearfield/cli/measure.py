@@ -18,7 +18,6 @@ from .output import table
 from .readers import Array
 
 Ids = npt.NDArray[np.int64]
-MakeIndex = Callable[[int], nf.Flat]  # from the dimension
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Measurement:
 
 def measure(
     name: str,
-    make: MakeIndex,
+    index: nf.Flat,
     vectors: Array,
     queries: Array,
     truth: Ids,
@@ -45,13 +44,12 @@ def measure(
     seconds: float = 0.5,
 ) -> Measurement:
     """
-    Build an index and search it, for `seconds` with all queries in one call and as long with one query a call.
+    Fill an empty index and search it, for `seconds` with all queries in one call and as long with one query a call.
 
     `truth` holds the ids of the true neighbours of each query, and so says how many to search for.
     """
     k = truth.shape[1]
     began = time.perf_counter()
-    index = make(vectors.shape[1])
     index.add(vectors, threads=threads)
     build_seconds = time.perf_counter() - began
     hits = index.search(queries, k, threads=threads)

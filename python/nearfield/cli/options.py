@@ -22,7 +22,8 @@ Metric: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC",
-        help="cosine, ip or l2; by default what an ann-benchmarks file says, else cosine.",
+        help="cosine, ip or l2; hamming or jaccard for packed bits; by default what an ann-benchmarks file says, else "
+        "cosine.",
         show_default=False,
     ),
 ]
@@ -43,6 +44,9 @@ Oversample: TypeAlias = Annotated[
         help="Candidates per result when reranking.",
     ),
 ]
+
+#: What a codec may be, for help texts.
+CODECS = "f32, f16, bf16, int8, uint8, sign, recurrent_binary"
 
 Screen: TypeAlias = Annotated[
     bool,

@@ -62,12 +62,19 @@ def _rows_of_numbers(path: Path, array: Array) -> Array:
         raise CommandError(
             f"{path}: holds {array.dtype} of shape {array.shape}, expected a row for each vector: (n, dim)"
         )
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in "fiub":
         raise CommandError(f"{path}: holds elements of type {array.dtype}, expected numbers")
     if array.shape[1] == 0:
         problem = "vectors of dimension 0" if len(array) else "no vectors, so their dimension is unknown"
         raise CommandError(f"{path}: holds {problem}")
     return array
+
+
+def dimension(rows: Array, metric: str) -> int:
+    """Return the dimension of vectors; packed bits are taken to fill their last byte."""
+    packed = metric in ("hamming", "jaccard") and rows.dtype != np.bool_
+    columns: int = rows.shape[1]
+    return 8 * columns if packed else columns
 
 
 def read_ids(path: Path, column: str | None = None) -> Array:
@@ -106,7 +113,7 @@ def _listed(names: Iterable[str]) -> str:
 # -- ann-benchmarks ----------------------------------------------------------------------------------------------------
 
 _HDF5 = (".hdf5", ".h5")
-_METRICS = {"euclidean": "l2", "angular": "cosine", "dot": "ip", "ip": "ip"}
+_METRICS = {"euclidean": "l2", "angular": "cosine", "dot": "ip", "ip": "ip", "hamming": "hamming", "jaccard": "jaccard"}
 
 
 def is_hdf5(path: Path) -> bool:

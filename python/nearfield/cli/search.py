@@ -41,6 +41,12 @@ def search(
             show_default=False,
         ),
     ] = None,
+    oversample: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Candidates per result when reranking, in place of the index's own.", show_default=False
+        ),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare every vector by the finest codec.")] = False,
     mmap: Annotated[
         bool, typer.Option("--mmap", help="Map the index: opens at once, verifies its header only.")
@@ -51,7 +57,7 @@ def search(
     """
     Search an index for the vectors nearest to each query.
 
-    Higher scores are better for cosine and ip; l2 scores are distances.
+    Higher scores are better for cosine, ip and jaccard; l2 and hamming scores are distances.
     """
     write = _show if output is None else writer(output)
     opened = nf.load(index, mmap=mmap)
@@ -60,8 +66,8 @@ def search(
     if filter is not None:
         with reported(filter):
             allowed = opened.prepare_filter(read_filter(filter))
-    with reported(queries):
-        hits = opened.search(vectors, k, filter=allowed, threads=threads, exact=exact)
+    with reported(f"{index}, {queries}"):
+        hits = opened.search(vectors, k, filter=allowed, threads=threads, oversample=oversample, exact=exact)
     write(hits)
     if output not in (None, STDOUT):
         console.print(f"{output}: {len(hits):,} queries, {hits.ids.shape[1]:,} results each", soft_wrap=True)
