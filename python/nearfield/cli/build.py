@@ -29,7 +29,7 @@ def build(
         typer.Option(
             min=1,
             metavar="N",
-            help="Dimension; needed only for packed bits that do not fill their last byte.",
+            help="Dimension; needed only for packed bits that do not fill their last byte, or with --codec sign.",
             show_default=False,
         ),
     ] = None,
