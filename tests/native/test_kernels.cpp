@@ -1,6 +1,7 @@
 // Every kernel of every level that this CPU offers, against float64 arithmetic written out here. All arrays end right
-// before an unreadable page, so a kernel that reads or writes past an end crashes.
+// before an unreadable page, or begin right behind one, so a kernel that reads or writes past an end crashes.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -38,25 +39,28 @@ float normal() {
     return distribution(random_bits);
 }
 
-// n elements, the last of which ends `shift` bytes before a page that must not be touched.
+// n elements between pages that must not be touched. The last one ends `shift` bytes before the page behind them; or,
+// if they are `at_start`, the first one begins so many bytes behind the page before them.
 template <class T>
 class Guarded {
   public:
-    explicit Guarded(size_t n, size_t shift = 0) {
+    explicit Guarded(size_t n, size_t shift = 0, bool at_start = false) {
         const size_t bytes = n * sizeof(T) + shift;
 #ifdef _WIN32
         mapped_ = bytes;
         base_ = static_cast<uint8_t*>(std::malloc(bytes + 1));
         CHECK(base_ != nullptr);
+        data_ = base_ + (at_start ? shift : 0);
 #else
         const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
         const size_t readable = (bytes + page - 1) / page * page;
-        mapped_ = readable + page;
+        mapped_ = readable + 2 * page;
         void* base = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         CHECK(base != MAP_FAILED);
         base_ = static_cast<uint8_t*>(base);
-        CHECK(mprotect(base_ + readable, page, PROT_NONE) == 0);
-        data_ = base_ + readable - bytes;
+        CHECK(mprotect(base_, page, PROT_NONE) == 0);
+        CHECK(mprotect(base_ + page + readable, page, PROT_NONE) == 0);
+        data_ = base_ + page + (at_start ? shift : readable - bytes);
 #endif
     }
     template <class Source>
@@ -73,7 +77,7 @@ class Guarded {
     Guarded(const Guarded&) = delete;
     Guarded& operator=(const Guarded&) = delete;
 
-    T* data() { return reinterpret_cast<T*>(data_ == nullptr ? base_ : data_); }
+    T* data() { return reinterpret_cast<T*>(data_); }
     T& operator[](size_t i) { return data()[i]; }
 
   private:
@@ -550,23 +554,242 @@ void test_tile_u8(size_t dim, size_t width, bool extremes) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Bits
+// ---------------------------------------------------------------------------------------------------------------------
+
+// Lengths of rows in bytes: all short ones, and some of which every level has its own loop.
+std::vector<size_t> bit_lengths() {
+    std::vector<size_t> out;
+    for (size_t bytes = 1; bytes <= 140; ++bytes) out.push_back(bytes);
+    out.insert(out.end(), {191, 192, 200, 256, 257, 320, 384, 511, 512, 1000, 1250, 4099, 12500});
+    return out;
+}
+
+// Random bytes, a few of which are all ones.
+std::vector<uint8_t> random_codes(size_t n) {
+    std::vector<uint8_t> out(n);
+    for (uint8_t& byte : out) byte = random_bits() % 4 == 0 ? 0xff : static_cast<uint8_t>(random_bits());
+    return out;
+}
+
+void test_bit_counts(size_t bytes) {
+    constexpr size_t kNumbers[] = {0, 1, 2, 3, 5, 7, 8, 9, 12, 15, 16, 17, 33};
+    const std::vector<uint8_t> codes = random_codes(kRows * bytes);
+    for (const bool at_start : {false, true}) {
+        for (const size_t shift : {0, 1}) {
+            Guarded<uint8_t> query(bytes, shift, at_start);
+            const std::vector<uint8_t> query_codes = random_codes(bytes);
+            std::copy(query_codes.begin(), query_codes.end(), query.data());
+            std::vector<uint32_t> expected[2];  // of AND, of XOR
+            for (size_t i = 0; i < kRows; ++i) {
+                uint32_t both = 0, different = 0;
+                for (size_t b = 0; b < bytes; ++b) {
+                    const unsigned q = query[b], x = codes[i * bytes + b];
+                    both += static_cast<uint32_t>(std::popcount(q & x));
+                    different += static_cast<uint32_t>(std::popcount(q ^ x));
+                }
+                expected[0].push_back(both);
+                expected[1].push_back(different);
+            }
+            for (const size_t n : kNumbers) {
+                for (const size_t stride : {bytes, bytes + 5}) {
+                    Guarded<uint8_t> data(n == 0 ? 0 : (n - 1) * stride + bytes, shift, at_start);
+                    Guarded<uint32_t> rows(n), found(n);
+                    for (size_t i = 0; i < n; ++i) {
+                        std::memcpy(data.data() + i * stride, codes.data() + i * bytes, bytes);
+                        rows[i] = static_cast<uint32_t>(random_bits() % n);
+                    }
+                    for (const KernelTable* table : levels()) {
+                        for (const bool exclusive : {false, true}) {
+                            const auto kernel = exclusive ? table->bits.xor_counts : table->bits.and_counts;
+                            const char* name = exclusive ? "xor_counts" : "and_counts";
+                            kernel(query.data(), data.data(), stride, nullptr, n, bytes, found.data());
+                            for (size_t i = 0; i < n; ++i) {
+                                check_that(found[i] == expected[exclusive][i], table, name, bytes, i);
+                            }
+                            kernel(query.data(), data.data(), stride, rows.data(), n, bytes, found.data());
+                            for (size_t i = 0; i < n; ++i) {
+                                check_that(found[i] == expected[exclusive][rows[i]], table, name, bytes, i);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+void test_interleave(size_t bytes) {
+    const size_t words = (bytes + 7) / 8;
+    const std::vector<uint8_t> codes = random_codes(kGroup * bytes);
+    for (const bool at_start : {false, true}) {
+        for (const size_t n : {size_t{0}, size_t{1}, size_t{7}, size_t{8}, size_t{9}, size_t{31}, kGroup}) {
+            for (const size_t stride : {bytes, bytes + 5}) {
+                Guarded<uint8_t> data(n == 0 ? 0 : (n - 1) * stride + bytes, 0, at_start);
+                for (size_t i = 0; i < n; ++i) {
+                    std::memcpy(data.data() + i * stride, codes.data() + i * bytes, bytes);
+                }
+                Guarded<uint64_t> out(words * kGroup, 0, at_start);
+                for (const KernelTable* table : levels()) {
+                    std::fill_n(out.data(), words * kGroup, ~uint64_t{0});
+                    table->bits.interleave(data.data(), stride, n, bytes, out.data());
+                    for (size_t i = 0; i < kGroup; ++i) {
+                        std::vector<uint8_t> row(words * 8);
+                        if (i < n) std::copy_n(codes.begin() + static_cast<ptrdiff_t>(i * bytes), bytes, row.begin());
+                        for (size_t w = 0; w < words; ++w) {
+                            const bool same = std::memcmp(&out[w * kGroup + i], row.data() + w * 8, 8) == 0;
+                            check_that(same, table, "interleave", bytes, i);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+Guarded<uint64_t> random_words(size_t n) {
+    const std::vector<uint8_t> bytes = random_codes(n * 8);
+    std::vector<uint64_t> words(n);
+    std::memcpy(words.data(), bytes.data(), bytes.size());
+    return Guarded<uint64_t>(words);
+}
+
+void test_hamming_tile(size_t words, size_t width) {
+    Guarded<uint64_t> codes = random_words(words * kGroup), queries = random_words(words * width);
+    if (words % 2 == 1) {  // the largest distance
+        for (size_t w = 0; w < words; ++w) {
+            codes[w * kGroup + 5] = 0;
+            queries[w * width] = ~uint64_t{0};
+        }
+    }
+    std::vector<std::vector<int32_t>> expected(width, std::vector<int32_t>(kGroup));
+    for (size_t q = 0; q < width; ++q) {
+        for (size_t i = 0; i < kGroup; ++i) {
+            for (size_t w = 0; w < words; ++w) {
+                expected[q][i] += std::popcount(codes[w * kGroup + i] ^ queries[w * width + q]);
+            }
+        }
+    }
+    for (int choice = 0; choice < 7; ++choice) {
+        Guarded<int32_t> most(width);
+        for (size_t q = 0; q < width; ++q) {
+            std::vector<int32_t> sorted = expected[q];
+            std::sort(sorted.begin(), sorted.end());
+            const int32_t bounds[] = {-1,
+                                      sorted[0] - 1,
+                                      sorted[0],
+                                      sorted[kGroup / 2],
+                                      sorted[kGroup - 1] - 1,
+                                      sorted[kGroup - 1],
+                                      std::numeric_limits<int32_t>::max()};
+            most[q] = bounds[(static_cast<size_t>(choice) + (choice < 2 ? 0 : 3 * q)) % 7];  // first none, for all
+        }
+        for (const KernelTable* table : levels()) {
+            Guarded<uint32_t> survivors(width), counts(width * kGroup);
+            const uint32_t hit = table->bits.hamming_tile(codes.data(), words, queries.data(), width, most.data(),
+                                                          survivors.data(), counts.data());
+            check_that(hit >> width == 0, table, "hamming_tile", words * 8, width);
+            for (size_t q = 0; q < width; ++q) {
+                const bool some = hit >> q & 1;
+                uint32_t wanted = 0;
+                for (size_t i = 0; i < kGroup; ++i) {
+                    if (expected[q][i] <= most[q]) wanted |= 1u << i;
+                    if (!some) continue;
+                    const bool right = counts[q * kGroup + i] == static_cast<uint32_t>(expected[q][i]);
+                    check_that(right, table, "count of hamming_tile", words * 8, q * kGroup + i);
+                }
+                check_that(some ? survivors[q] == wanted : wanted == 0, table, "hamming_tile", words * 8, q);
+            }
+        }
+    }
+}
+
+void test_planes(size_t words, size_t doc_planes, size_t query_planes, bool exclusive) {
+    Guarded<uint64_t> codes = random_words(doc_planes * words * kGroup), queries = random_words(words * query_planes);
+    Guarded<float> factors(2 * kGroup), weight(doc_planes * query_planes);
+    for (size_t i = 0; i < 2 * kGroup; ++i) factors[i] = normal();
+    for (size_t i = 0; i < doc_planes * query_planes; ++i) weight[i] = normal();
+    std::vector<double> expected(kGroup), tolerance(kGroup);
+    const float offset = 100 * normal(), tilt = normal();
+    for (size_t i = 0; i < kGroup; ++i) {
+        double sum = offset, magnitude = std::abs(offset);
+        for (size_t t = 0; t < doc_planes; ++t) {
+            for (size_t p = 0; p < query_planes; ++p) {
+                int count = 0;
+                for (size_t w = 0; w < words; ++w) {
+                    const uint64_t x = codes[(t * words + w) * kGroup + i], q = queries[w * query_planes + p];
+                    count += std::popcount(exclusive ? x ^ q : x & q);
+                }
+                const double term = double{weight[t * query_planes + p]} * count;
+                sum += term;
+                magnitude += std::abs(term);
+            }
+        }
+        const double extra = double{tilt} * factors[kGroup + i];
+        expected[i] = factors[i] * sum + extra;
+        tolerance[i] = std::ldexp(static_cast<double>(doc_planes * query_planes + 4), -24) *
+                       (std::abs(factors[i]) * magnitude + std::abs(extra));
+    }
+    std::vector<double> sorted = expected;
+    std::sort(sorted.begin(), sorted.end());
+    for (const float bound : {static_cast<float>(sorted[kGroup / 2]), -kInfinity, kInfinity, kNaN}) {
+        const BitPlanes planes{words,  doc_planes, query_planes, queries.data(), weight.data(),
+                               offset, tilt,       bound,        exclusive};
+        for (const KernelTable* table : levels()) {
+            Guarded<float> low(kGroup);
+            const uint32_t survivors = table->bits.planes(codes.data(), factors.data(), &planes, low.data());
+            for (size_t i = 0; i < kGroup; ++i) {
+                check_that(near(low[i], expected[i], tolerance[i]), table, "planes", words * 8, i);
+                check_that((survivors >> i & 1) == !(low[i] > bound), table, "survivors of planes", words * 8, i);
+            }
+        }
+    }
+    factors[3] = kNaN;
+    const BitPlanes planes{words,  doc_planes, query_planes, queries.data(), weight.data(),
+                           offset, tilt,       -kInfinity,   exclusive};
+    for (const KernelTable* table : levels()) {
+        Guarded<float> low(kGroup);
+        check_that(table->bits.planes(codes.data(), factors.data(), &planes, low.data()) == 1u << 3, table,
+                   "survival of a NaN", words * 8);
+    }
+}
+
+void test_bits() {
+    for (const size_t bytes : bit_lengths()) {
+        test_bit_counts(bytes);
+        test_interleave(bytes);
+    }
+    for (const size_t words : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 65, 157, 1563}) {
+        for (size_t width = 1; width <= kBitTile; ++width) test_hamming_tile(words, width);
+        for (size_t doc_planes = 1; doc_planes <= (words > 100 ? 1 : 3); ++doc_planes) {
+            for (size_t query_planes = 1; query_planes <= kBitPlanes; ++query_planes) {
+                test_planes(words, doc_planes, query_planes, true);
+                test_planes(words, doc_planes, query_planes, false);
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Levels
 // ---------------------------------------------------------------------------------------------------------------------
 
 // Every slot that a level is meant to fill has an address of its own, and all others are those of a lower level.
 void test_slots() {
     using Slots = std::set<std::string_view>;
-    const Slots all = {"dot_f32",      "dot_f16",    "dot_bf16",    "dot_int8",   "dot_uint8",   "l2_f32",
-                       "l2_f16",       "l2_bf16",    "settle_f32",  "settle_f16", "settle_bf16", "settle_int8",
-                       "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32",    "tile_u8"};
+    const Slots bits = {"bits_xor", "bits_and", "bits_interleave", "bits_hamming", "bits_planes"};
+    Slots all = {"dot_f32",      "dot_f16",    "dot_bf16",    "dot_int8",   "dot_uint8",   "l2_f32",
+                 "l2_f16",       "l2_bf16",    "settle_f32",  "settle_f16", "settle_bf16", "settle_int8",
+                 "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32",    "tile_u8"};
+    all.insert(bits.begin(), bits.end());
     const Slots wide = {"dot_f32",      "l2_f32",     "settle_f32",  "settle_f16", "settle_bf16", "settle_int8",
                         "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32"};
     const Slots integer_products = {"dot_int8", "dot_uint8", "tile_u8"};
     const std::map<std::string_view, Slots> filled = {
-        {"scalar", all},   {"avx2", all},
-        {"avx512", wide},  {"avx512vnni", integer_products},
-        {"avx512icl", {}}, {"avx512bf16", {"dot_bf16"}},
-        {"neon", all},     {"neondot", integer_products},
+        {"scalar", all},     {"avx2", all},
+        {"avx512", wide},    {"avx512vnni", integer_products},
+        {"avx512icl", bits}, {"avx512bf16", {"dot_bf16"}},
+        {"neon", all},       {"neondot", integer_products},
     };
     for (const KernelTable* table : levels()) {
         Slots named, own;
@@ -603,5 +826,6 @@ int main() {
             test_tile_u8(dim, width, true);
         }
     }
+    test_bits();
     return 0;
 }
