@@ -12,6 +12,8 @@
 namespace nearfield::kernels {
 namespace {
 
+#include "kernels/bits.inc"
+
 constexpr size_t kVector = 32;     // bytes
 constexpr size_t kShortRow = 64;   // bytes
 constexpr size_t kCarrySave = 16;  // vectors of a row from which the adder pays
@@ -85,22 +87,6 @@ __m256i paired(__m256i a, __m256i b) { return _mm256_add_epi64(a, _mm256_slli_ep
 // ---------------------------------------------------------------------------------------------------------------------
 // Rows
 // ---------------------------------------------------------------------------------------------------------------------
-
-// The bytes % 8 > 0 bytes at the end of a row as a word, without a read beside the row.
-uint64_t last_word(const uint8_t* row, size_t bytes) {
-    if (bytes >= 8) {
-        uint64_t x;
-        memcpy(&x, row + bytes - 8, 8);
-        return x >> (64 - bytes % 8 * 8);
-    }
-    if (bytes >= 4) {  // two halves, which may overlap
-        uint32_t low, high;
-        memcpy(&low, row, 4);
-        memcpy(&high, row + bytes - 4, 4);
-        return low | uint64_t{high} << (bytes * 8 - 32);
-    }
-    return row[0] | uint64_t{row[bytes / 2]} << (bytes / 2 * 8) | uint64_t{row[bytes - 1]} << (bytes * 8 - 8);
-}
 
 // A row of kWords words, and a last one that is not whole.
 template <bool exclusive, size_t kWords, bool kTail>

@@ -33,6 +33,7 @@ void fill_dense_avx512bf16(KernelTable* table);
 #if defined(NEARFIELD_HAVE_NEON)
 void fill_dense_neon(KernelTable* table);
 void fill_tile_neon(KernelTable* table);
+void fill_bits_neon(KernelTable* table);
 #endif
 #if defined(NEARFIELD_HAVE_NEONDOT)
 void fill_dense_neondot(KernelTable* table);
@@ -69,7 +70,7 @@ const std::vector<Entry>& entries() {
         {Level::avx512bf16, "avx512bf16", {fill_dense_avx512bf16}},
 #endif
 #if defined(NEARFIELD_HAVE_NEON)
-        {Level::neon, "neon", {fill_dense_neon, fill_tile_neon}},
+        {Level::neon, "neon", {fill_dense_neon, fill_tile_neon, fill_bits_neon}},
 #endif
 #if defined(NEARFIELD_HAVE_NEONDOT)
         {Level::neondot, "neondot", {fill_dense_neondot, fill_tile_neondot}},
