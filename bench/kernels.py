@@ -2,8 +2,8 @@
 Measure every kernel, level and shape against the limits of the machine.
 
 Each kernel goes over a block in the second-level cache and over a buffer that no cache holds. The same process
-measures, turn by turn and on the same buffer, how fast one core can read it at all and how many multiply-adds it can do
-with the level's instructions; a share of 1.0 of either is all that the machine can give.
+measures, turn by turn and on the same buffer, how fast one core can read it at all and how many multiply-adds (or
+counts of bits) it can do with the level's instructions; a share of 1.0 of either is all that the machine can give.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from .worker import Measure, measure_once, others
 PLACES = {"cache": 512 << 10, "memory": 512 << 20}
 DIMS = [100, 384, 1536]
 MEMORY_DIM = 384
+BIT_DIMS = [64, 128, 256, 384, 768, 1024, 10_000]  # all of them from memory too
 # What scans rows or groups in bulk; the others touch single rows.
-SCANS = ("dot", "l2", "tile")
+SCANS = ("dot", "l2", "tile", "bits")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,12 +56,15 @@ def run(options: argparse.Namespace) -> None:
     seconds = 0.002 if options.quick else 0.02
     levels = options.levels.split(",") if options.levels else native.levels()
     results = Results(options.out, "kernels", ["nearfield", "numpy"], options.quick)
-    for dim in [MEMORY_DIM] if options.quick else DIMS:
+    for dim in [MEMORY_DIM] if options.quick else sorted({*DIMS, *BIT_DIMS}):
         for case in native.cases(dim):
             if options.only not in case.kernel or case.level not in levels:
                 continue
+            bits = case.family == "bits"
+            if dim not in (BIT_DIMS if bits else DIMS):
+                continue
             for place, size in PLACES.items():
-                if place == "memory" and (dim != MEMORY_DIM or not case.kernel.startswith(SCANS)):
+                if place == "memory" and not (case.kernel.startswith(SCANS) and (bits or dim == MEMORY_DIM)):
                     continue
                 arguments = {
                     "name": case.kernel,
@@ -98,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
                     }
                 results.write(line)
                 progress(
-                    f"{case.kernel:14} {case.level:11} {dim:5} {place:6} {ns:9.1f} ns {line['gb_per_s']:7.1f} GB/s "
+                    f"{case.kernel:15} {case.level:11} {dim:5} {place:6} {ns:9.1f} ns {line['gb_per_s']:7.1f} GB/s "
                     f"({line['bandwidth_share']:4.0%} of reading) {line.get('gop_per_s', 0):7.1f} Gop/s "
                     f"({line.get('peak_share', 0):4.0%} of peak)"
                 )

@@ -15,12 +15,14 @@ void fill_limits_scalar(Limits* limits);
 void fill_limits_avx2(Limits* limits);
 void fill_limits_avx512(Limits* limits);
 void fill_limits_avx512vnni(Limits* limits);
+void fill_limits_avx512icl(Limits* limits);
 void fill_limits_avx512bf16(Limits* limits);
 void fill_limits_neon(Limits* limits);
 void fill_limits_neondot(Limits* limits);
 
 namespace {
 
+using kernels::BitKernels;
 using kernels::DenseKernels;
 using kernels::KernelTable;
 using kernels::kGroup;
@@ -187,6 +189,39 @@ class Collector {
                                               float* low) { return f(codes, factors, dim, tile, survivors, low); });
     }
 
+    // Operations: XOR or AND, the count of ones and its addition, for each 64-bit word.
+    void bits() {
+        const size_t row_bytes = (dim_ + 7) / 8, words = (row_bytes + 7) / 8;
+        const auto query = std::make_shared<std::vector<uint8_t>>(random_bytes<uint8_t>(row_bytes));
+        const auto add_rows = [&](const char* name, double operations, auto run) {
+            cases_.push_back({"bits", name, table_.name, kUnitBits, static_cast<double>(row_bytes), operations,
+                              fill_rows(kernels::kU8, row_bytes), in_batches(row_bytes, std::move(run))});
+        };
+        for (const auto& [name, member] :
+             {std::pair{"bits_xor", &BitKernels::xor_counts}, std::pair{"bits_and", &BitKernels::and_counts}}) {
+            if (!own(member)) continue;
+            const auto out = std::make_shared<std::vector<uint32_t>>(kBatch);
+            add_rows(name, 3.0 * static_cast<double>(words),
+                     [=, f = table_.bits.*member](const uint8_t* rows, size_t count) {
+                         f(query->data(), rows, row_bytes, nullptr, count, row_bytes, out->data());
+                     });
+        }
+        if (own(&BitKernels::interleave)) {
+            const auto out = std::make_shared<std::vector<uint64_t>>(words * kGroup);
+            add_rows("bits_interleave", 0, [=, f = table_.bits.interleave](const uint8_t* rows, size_t count) {
+                for (size_t first = 0; first < count; first += kGroup) {
+                    f(rows + first * row_bytes, row_bytes, std::min(kGroup, count - first), row_bytes, out->data());
+                }
+            });
+        }
+        if (own(&BitKernels::hamming_tile)) {
+            for (const size_t width : {size_t{1}, kernels::kBitTile}) hamming_tile(words, width);
+        }
+        if (own(&BitKernels::planes)) {
+            for (const size_t width : {size_t{1}, kernels::kBitPlanes}) planes(words, width);
+        }
+    }
+
     std::vector<Case> take() { return std::move(cases_); }
 
   private:
@@ -194,6 +229,61 @@ class Collector {
     bool own(Member member, int type) const {
         const auto kernel = table_.dense[type].*member;
         return kernel != nullptr && (below_ == nullptr || below_->dense[type].*member != kernel);
+    }
+
+    template <class Member>
+    bool own(Member member) const {
+        return below_ == nullptr || below_->bits.*member != table_.bits.*member;
+    }
+
+    static std::shared_ptr<std::vector<uint64_t>> random_words(size_t n) {
+        const auto bytes = random_bytes<uint8_t>(n * sizeof(uint64_t));
+        auto words = std::make_shared<std::vector<uint64_t>>(n);
+        std::memcpy(words->data(), bytes.data(), bytes.size());
+        return words;
+    }
+
+    // A case over groups of `group_bytes`, of which `run` scores one. Nothing survives.
+    template <class Run>
+    void bit_groups(const std::string& name, size_t words, size_t group_bytes, size_t width, Run run) {
+        const auto fill = [=](uint8_t* buffer, size_t bytes) {
+            std::memset(buffer, 0, group_bytes);
+            const auto codes = random_bytes<uint8_t>(words * kGroup * sizeof(uint64_t));
+            std::copy(codes.begin(), codes.end(), buffer);
+            return repeat(buffer, bytes, group_bytes) * kGroup;
+        };
+        const auto all = [=](const uint8_t* buffer, size_t vectors) {
+            for (size_t group = 0; group < vectors / kGroup; ++group) run(buffer + group * group_bytes);
+        };
+        cases_.push_back({"bits", name + "_x" + std::to_string(width), table_.name, kUnitBits,
+                          static_cast<double>(group_bytes) / kGroup, 3.0 * static_cast<double>(words * width), fill,
+                          all});
+    }
+
+    void hamming_tile(size_t words, size_t width) {
+        const auto queries = random_words(words * width);
+        bit_groups("bits_hamming", words, words * kGroup * sizeof(uint64_t), width,
+                   [=, f = table_.bits.hamming_tile](const uint8_t* group) {
+                       static constexpr int32_t kNone[kernels::kBitTile] = {-1, -1, -1, -1};
+                       uint32_t survivors[kernels::kBitTile], counts[kernels::kBitTile * kGroup];
+                       f(reinterpret_cast<const uint64_t*>(group), words, queries->data(), width, kNone, survivors,
+                         counts);
+                   });
+    }
+
+    void planes(size_t words, size_t width) {
+        const auto query = random_words(words * width);
+        const auto weight = std::make_shared<std::vector<float>>(random_floats(width));
+        const size_t code_bytes = words * kGroup * sizeof(uint64_t);
+        bit_groups("bits_planes", words, code_bytes + 2 * kGroup * sizeof(float), width,
+                   [=, f = table_.bits.planes](const uint8_t* group) {
+                       constexpr float kNone = -std::numeric_limits<float>::infinity();
+                       const kernels::BitPlanes planes{words, 1,    width, query->data(), weight->data(),
+                                                       1.0f,  1.0f, kNone, false};
+                       float low[kGroup];
+                       f(reinterpret_cast<const uint64_t*>(group), reinterpret_cast<const float*>(group + code_bytes),
+                         &planes, low);
+                   });
     }
 
     template <class Queries, class Kernel>
@@ -255,6 +345,7 @@ std::vector<Case> cases(size_t dim) {
             collector.tile_f32(width);
             collector.tile_u8(width);
         }
+        collector.bits();
         for (Case& one : collector.take()) all.push_back(std::move(one));
         below = table;
     }
@@ -274,6 +365,9 @@ const Limits& limits_of(std::string_view level) {
 #endif
 #if defined(NEARFIELD_HAVE_AVX512VNNI)
             {"avx512vnni", fill_limits_avx512vnni},
+#endif
+#if defined(NEARFIELD_HAVE_AVX512ICL)
+            {"avx512icl", fill_limits_avx512icl},
 #endif
 #if defined(NEARFIELD_HAVE_AVX512BF16)
             {"avx512bf16", fill_limits_avx512bf16},

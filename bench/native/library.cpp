@@ -17,8 +17,6 @@ namespace {
 using nearfield::bench::Case;
 using Clock = std::chrono::steady_clock;
 
-constexpr const char* kUnitNames[] = {"f32", "f64", "bf16", "int8"};
-
 // The case that the library has open.
 Case& open_case() {
     static Case one;
@@ -46,8 +44,8 @@ BENCH_API const char* bench_cases(size_t dim) {
     static std::string text;
     std::ostringstream out;
     for (const Case& one : nearfield::bench::cases(dim)) {
-        out << one.family << ' ' << one.kernel << ' ' << one.level << ' ' << kUnitNames[one.unit] << ' ' << one.bytes
-            << ' ' << one.operations << '\n';
+        out << one.family << ' ' << one.kernel << ' ' << one.level << ' ' << nearfield::bench::kUnitNames[one.unit]
+            << ' ' << one.bytes << ' ' << one.operations << '\n';
     }
     text = out.str();
     return text.c_str();
@@ -84,7 +82,7 @@ BENCH_API double bench_read(const char* level, int pattern, const uint8_t* buffe
 // Operations per second of a level's multiply-add loop.
 BENCH_API double bench_multiply_add(const char* level, const char* unit, const uint8_t* operands, size_t rounds) {
     for (int i = 0; i < nearfield::bench::kUnits; ++i) {
-        if (std::string_view(unit) != kUnitNames[i]) continue;
+        if (std::string_view(unit) != nearfield::bench::kUnitNames[i]) continue;
         uint64_t dependent = 0;
         const auto start = Clock::now();
         const size_t operations = nearfield::bench::limits_of(level).multiply_add[i](operands, rounds, &dependent);

@@ -1,5 +1,6 @@
 // The loops of AVX2: 32-byte loads; vfmadd (two a cycle, latency 4: ten sums or more); and for 8-bit products
-// vpmaddubsw, vpmaddwd and vpaddd, the shortest exact sequence that the level has.
+// vpmaddubsw, vpmaddwd and vpaddd, the shortest exact sequence that the level has. Ones are counted four bits at a
+// time.
 #include <immintrin.h>
 
 #include "machine_limits.h"
@@ -87,6 +88,30 @@ size_t multiply_add_int8(const uint8_t* operands, size_t rounds, uint64_t* sink)
     return kIntegerSums * 32 * 2;
 }
 
+size_t count_bits(const uint8_t* operands, size_t rounds, uint64_t* sink) {
+    __m256i x = load(operands);
+    const __m256i y = load(operands + 32), nibble = _mm256_set1_epi8(15);
+    const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                           0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    constexpr size_t kCounts = 6;
+    __m256i sums[kCounts];
+    for (auto& sum : sums) sum = _mm256_setzero_si256();
+    for (size_t round = 0; round < rounds; ++round) {
+        for (auto& sum : sums) {
+#if defined(__GNUC__)
+            __asm__("" : "+x"(x));
+#endif
+            const __m256i bits = _mm256_xor_si256(x, y);
+            const __m256i low = _mm256_and_si256(bits, nibble);
+            const __m256i high = _mm256_and_si256(_mm256_srli_epi16(bits, 4), nibble);
+            const __m256i ones = _mm256_add_epi8(_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high));
+            sum = _mm256_add_epi8(sum, ones);
+        }
+    }
+    for (const auto& sum : sums) *sink ^= folded(sum);
+    return kCounts * 4 * 3;
+}
+
 }  // namespace
 
 void fill_limits_avx2(Limits* limits) {
@@ -96,6 +121,7 @@ void fill_limits_avx2(Limits* limits) {
     limits->multiply_add[kUnitF32] = limits->multiply_add[kUnitBF16] = multiply_add_f32;
     limits->multiply_add[kUnitF64] = multiply_add_f64;
     limits->multiply_add[kUnitInt8] = multiply_add_int8;
+    limits->multiply_add[kUnitBits] = count_bits;
 }
 
 }  // namespace nearfield::bench

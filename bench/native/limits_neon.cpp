@@ -1,4 +1,5 @@
-// The loops of NEON: 16-byte loads, fmla on 4 floats or 2 doubles, and smull with sadalp for 8-bit products.
+// The loops of NEON: 16-byte loads, fmla on 4 floats or 2 doubles, smull with sadalp for 8-bit products, and cnt
+// for bits.
 #include <arm_neon.h>
 
 #include "machine_limits.h"
@@ -78,6 +79,23 @@ size_t multiply_add_int8(const uint8_t* operands, size_t rounds, uint64_t* sink)
     return kSums * 16 * 2;
 }
 
+size_t count_bits(const uint8_t* operands, size_t rounds, uint64_t* sink) {
+    uint8x16_t x = vld1q_u8(operands);
+    const uint8x16_t y = vld1q_u8(operands + 16);
+    uint8x16_t sums[kSums];
+    for (auto& sum : sums) sum = vdupq_n_u8(0);
+    for (size_t round = 0; round < rounds; ++round) {
+        for (auto& sum : sums) {
+#if defined(__GNUC__)
+            __asm__("" : "+w"(x));
+#endif
+            sum = vaddq_u8(sum, vcntq_u8(veorq_u8(x, y)));
+        }
+    }
+    for (const auto& sum : sums) *sink ^= folded(sum);
+    return kSums * 2 * 3;
+}
+
 }  // namespace
 
 void fill_limits_neon(Limits* limits) {
@@ -86,6 +104,7 @@ void fill_limits_neon(Limits* limits) {
     limits->multiply_add[kUnitF32] = limits->multiply_add[kUnitBF16] = multiply_add_f32;
     limits->multiply_add[kUnitF64] = multiply_add_f64;
     limits->multiply_add[kUnitInt8] = multiply_add_int8;
+    limits->multiply_add[kUnitBits] = count_bits;
 }
 
 }  // namespace nearfield::bench

@@ -1,6 +1,8 @@
 // The loops of the baseline: plain C++, at the instruction set that every file of the project may use.
 #include <string.h>
 
+#include <bit>
+
 #include "machine_limits.h"
 
 namespace nearfield::bench {
@@ -34,6 +36,20 @@ size_t multiply_add(const uint8_t* operands, size_t rounds, uint64_t* sink) {
     return 2 * kSums;
 }
 
+size_t count_bits(const uint8_t* operands, size_t rounds, uint64_t* sink) {
+    constexpr size_t kSums = 8;
+    uint64_t words[2 * kSums], sums[kSums] = {};
+    memcpy(words, operands, sizeof(words));
+    for (size_t round = 0; round < rounds; ++round) {
+        for (size_t i = 0; i < kSums; ++i) {
+            words[i] = words[i] + round;  // or all rounds would be one
+            sums[i] += static_cast<uint64_t>(std::popcount(words[i] ^ words[kSums + i]));
+        }
+    }
+    for (const uint64_t sum : sums) *sink += sum;
+    return 3 * kSums;
+}
+
 }  // namespace
 
 void fill_limits_scalar(Limits* limits) {
@@ -41,6 +57,7 @@ void fill_limits_scalar(Limits* limits) {
     limits->multiply_add[kUnitF32] = limits->multiply_add[kUnitBF16] = multiply_add<float, float>;
     limits->multiply_add[kUnitF64] = multiply_add<double, double>;
     limits->multiply_add[kUnitInt8] = multiply_add<int8_t, int32_t>;
+    limits->multiply_add[kUnitBits] = count_bits;
 }
 
 }  // namespace nearfield::bench

@@ -18,15 +18,17 @@ inline constexpr size_t kStreamBytes = 1536;
 inline constexpr size_t kReadUnit = 4 * kStreamBytes;
 
 // Arithmetic whose peak bounds a kernel.
-enum Unit : int { kUnitF32 = 0, kUnitF64 = 1, kUnitBF16 = 2, kUnitInt8 = 3, kUnits = 4 };
+enum Unit : int { kUnitF32 = 0, kUnitF64 = 1, kUnitBF16 = 2, kUnitInt8 = 3, kUnitBits = 4, kUnits = 5 };
+inline constexpr const char* kUnitNames[kUnits] = {"f32", "f64", "bf16", "int8", "bits"};
 // The operands of a multiply-add loop are this many bytes, read from the buffer once.
 inline constexpr size_t kOperandBytes = 128;
 
 struct Limits {
     // Reads every byte once; the result depends on all of them.
     uint64_t (*read[kReadPatterns])(const uint8_t* buffer, size_t bytes);
-    // Multiply-adds in registers; returns how many operations a round is (one product added to a sum counts two).
-    // `sink` receives a number that depends on all of them.
+    // Multiply-adds in registers; returns how many operations a round is (one product added to a sum counts two). With
+    // bits, XOR, the count of ones and its addition are three operations for each 64-bit word. `sink` receives a number
+    // that depends on all of them.
     size_t (*multiply_add[kUnits])(const uint8_t* operands, size_t rounds, uint64_t* sink);
 };
 
