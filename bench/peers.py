@@ -1,7 +1,8 @@
 """
 Exact search as this library and others offer it, each behind the same three lines.
 
-An adapter takes the base vectors, the metric ("ip" or "l2") and a number of threads, and answers queries with ids.
+An adapter takes the base vectors, the metric ("ip" or "l2") and a number of threads, and answers queries with ids. One
+for packed bits takes the base and the number of threads, and answers with Hamming distances and ids.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from .data import Floats
 from .environment import require
 
 Ids = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint8]
+Distances = npt.NDArray[np.int64]
 
 
 class Adapter(Protocol):
@@ -104,3 +107,87 @@ CONTENDERS = {
     "usearch": Contender(USearch),
 }
 PACKAGES = ["nearfield", "numpy", "faiss", "usearch"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Packed bits
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class BitAdapter(Protocol):
+    def __init__(self, base: Bits, threads: int) -> None: ...
+
+    def search(self, queries: Bits, k: int) -> tuple[Distances, Ids]: ...
+
+
+class NearfieldBits:
+    def __init__(self, base: Bits, threads: int) -> None:
+        nearfield = require("nearfield", "bench")
+        self._threads = threads
+        self._index = nearfield.Flat(base.shape[1] * 8, "hamming")
+        self._index.add(base, threads=threads)
+
+    def search(self, queries: Bits, k: int) -> tuple[Distances, Ids]:
+        ids, distances = self._index.search(queries, k, threads=self._threads)
+        return distances, ids
+
+
+class FaissBits:
+    def __init__(self, base: Bits, threads: int) -> None:
+        faiss = require("faiss", "peers")
+        faiss.omp_set_num_threads(threads)
+        self._index = faiss.IndexBinaryFlat(base.shape[1] * 8)
+        self._index.add(base)
+
+    def search(self, queries: Bits, k: int) -> tuple[Distances, Ids]:
+        return self._index.search(queries, k)
+
+
+class USearchBits:
+    def __init__(self, base: Bits, threads: int) -> None:
+        index = require("usearch.index", "peers")
+        self._exact, self._threads, self._metric = index.search, threads, index.MetricKind.Hamming
+        self._base = base
+
+    def search(self, queries: Bits, k: int) -> tuple[Distances, Ids]:
+        found = self._exact(self._base, queries, k, self._metric, exact=True, threads=self._threads)
+        return found.distances.reshape(len(queries), k), found.keys.reshape(len(queries), k)
+
+
+class NumKongBits:
+    """
+    All distances of a block of queries, by the kernels for matrices packed beforehand, and the k smallest by NumPy.
+
+    NumKong has no selection of its own, and its packed matrices are faster than its `cdist`. Counting how often each
+    distance occurs finds the k-th smallest several times faster than `np.argpartition` does. Threads are not used.
+    """
+
+    BLOCK = 16
+
+    def __init__(self, base: Bits, threads: int) -> None:
+        numkong = require("numkong", "peers")
+        self._distances = numkong.hammings_packed
+        self._packed = numkong.hammings_pack(base)
+        self._blocks = {size: numkong.zeros((size, len(base)), dtype="uint32") for size in (1, self.BLOCK)}
+
+    def search(self, queries: Bits, k: int) -> tuple[Distances, Ids]:
+        distances, ids = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.int64)
+        size = self.BLOCK if len(queries) % self.BLOCK == 0 else 1
+        block = self._blocks[size]
+        for first in range(0, len(queries), size):
+            self._distances(queries[first : first + size], self._packed, out=block)
+            for i, row in enumerate(np.asarray(block), first):
+                farthest = np.searchsorted(np.cumsum(np.bincount(row)), k)
+                near = np.flatnonzero(row <= farthest)
+                ids[i] = near[np.argsort(row[near], kind="stable")[:k]]
+                distances[i] = row[ids[i]]
+        return distances, ids
+
+
+BIT_CONTENDERS: dict[str, type[BitAdapter]] = {
+    "nearfield": NearfieldBits,
+    "faiss": FaissBits,
+    "usearch": USearchBits,
+    "numkong": NumKongBits,
+}
+BIT_PACKAGES = [*PACKAGES, "numkong"]
