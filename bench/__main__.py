@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import capacity, flat, kernels, report
+from . import binary, capacity, flat, kernels, report
 from .environment import BenchError, cores
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = {"kernels": kernels, "flat": flat, "capacity": capacity}
+BENCHMARKS = {"kernels": kernels, "flat": flat, "binary": binary, "capacity": capacity}
 
 
 def main() -> int:

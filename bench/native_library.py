@@ -74,6 +74,7 @@ class Library:
             ("bench_read_unit", size, []),
             ("bench_read", ctypes.c_double, [text, ctypes.c_int, pointer, size, size]),
             ("bench_multiply_add", ctypes.c_double, [text, text, pointer, size]),
+            ("bench_search_byte_tables", None, [pointer, size, pointer, size, size, pointer, pointer]),
         ):
             getattr(native, name).restype = result
             getattr(native, name).argtypes = arguments
@@ -119,6 +120,14 @@ class Library:
 
         rate(20_000)
         return max(rate(100_000) for _ in range(3))
+
+    def search_byte_tables(self, query: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and scores of the k packed vectors of signs with the largest inner products with a float32 query."""
+        ids, scores = np.empty(k, np.uint32), np.empty(k, np.float32)
+        self._native.bench_search_byte_tables(
+            query.ctypes.data, query.size, codes.ctypes.data, len(codes), k, ids.ctypes.data, scores.ctypes.data
+        )
+        return ids, scores
 
 
 @functools.lru_cache(maxsize=1)

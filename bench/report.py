@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import capacity
+from . import binary, capacity
 from .environment import ROOT, BenchError
 
 Line = dict[str, Any]
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     lines: list[Line] = []
-    for name in ("kernels", "flat", "capacity"):
+    for name in ("kernels", "flat", "binary", "capacity"):
         path = options.results / f"{name}.jsonl"
         if not path.exists():
             raise BenchError(f"{path} is missing: run python -m bench {name}")
@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> None:
         return f"<!-- table: {match[1]} -->\n{table(lines)}\n<!-- end -->"
 
     options.page.write_text(re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", replaced, page, flags=re.DOTALL))
-    capacity.draw(of(lines, "capacity"), options.page.parent / "figures" / "capacity.svg")
+    figures = options.page.parent / "figures"
+    capacity.draw(of(lines, "capacity"), figures / "capacity.svg")
+    binary.draw(of(lines, "recall"), figures / "binary_recall.svg")
 
 
 def table(header: list[str], rows: list[list[str]], text_columns: int) -> str:
@@ -161,6 +163,99 @@ def kernels(lines: list[Line]) -> str:
     return table(header, rows, 3)
 
 
+def bit_scans(lines: list[Line]) -> str:
+    rows = [
+        [
+            f"{line['bits']:,}",
+            f"{line['batch']}{mark(line)}",
+            f"{line['megabytes']:.0f}",
+            f"{line['gb_per_s']:.1f}",
+            f"{line['read_gb_per_s']:.1f}",
+            f"{line['gword_per_s']:.1f}",
+            f"{line['count_gword_per_s']:.1f}",
+            line["limit"],
+            f"{line['share']:.2f}",
+        ]
+        for line in of(lines, "bit scan")
+    ]
+    header = ["bits", "queries", "MB", "GB/s", "read loop GB/s", "Gword/s", "count loop Gword/s", "bound by", "share"]
+    return table(header, rows, 0)
+
+
+def bit_searches(lines: list[Line]) -> str:
+    measured = of(lines, "bit search")
+    names = list(dict.fromkeys(name for line in measured for name in line["contenders"]))
+    rows = []
+    for line in measured:
+        contenders = line["contenders"]
+        wrong = sum(one["wrong_distances"] for one in contenders.values()) + contenders["nearfield"]["wrong_ids"]
+        checked = sum(one["checked"] for one in contenders.values())
+        rows.append(
+            [
+                str(line["bits"]),
+                f"{line['k']:,}",
+                f"{line['batch']}{mark(line)}",
+                *(f"{contenders[name]['queries_per_s']:,.0f}" if name in contenders else "" for name in names),
+                f"{line['ratio']:.2f}",
+                line["limit"],
+                f"{line['share']:.2f}",
+                f"{wrong} of {checked:,}",
+            ]
+        )
+    return table(["bits", "k", "at a time", *names, "x best other", "bound by", "share", "off"], rows, 0)
+
+
+def recalls(lines: list[Line]) -> str:
+    """One row for each code and way of rescoring, with the speed at an oversample of 10."""
+    rows = []
+    kept: dict[tuple[Any, ...], list[Line]] = {}
+    for line in of(lines, "recall"):
+        if "exact" in line:
+            rates = [f"{line[f'{mode}_queries_per_s']:,.0f}" for mode in binary.MODES]
+            what = f"exact, {line['exact']}{mark(line)}"
+            cells = [f"{line['recall']:.3f}", rates[0], "", "", rates[1], "", ""]
+            rows.append([line["dataset"], "32", what, "", "", f"{line['bytes']:,.0f}", *cells])
+        else:
+            key = tuple(line[name] for name in ("dataset", "bits", "query", "rotation", "rerank"))
+            kept.setdefault(key, []).append(line)
+    for (dataset, bits, query, rotation, rerank), some in kept.items():
+        typical = next(line for line in some if line["oversample"] in (10, None))
+        cells = []
+        for mode in binary.MODES:
+            cells.append(f"{typical[f'{mode}_queries_per_s']:,.0f}")
+            cells += [f"{typical[f'{mode}_x_{exact}']:.1f}" for exact in ("plain", "screened")]
+        rows.append(
+            [
+                dataset,
+                str(bits),
+                query + mark(typical),
+                rotation or "",
+                rerank or "none",
+                f"{typical['bytes']:,.0f}",
+                " / ".join(f"{line['recall']:.3f}" for line in some),
+                *cells,
+            ]
+        )
+    rows.sort(key=lambda row: binary.DATASETS.index(row[0]))
+    speed = ["queries/s", "x plain", "x screened"]
+    header = ["data", "bits", "query as", "rotation", "rerank", "bytes", "recall@10", *speed]
+    return table([*header, "in a batch", "x plain", "x screened"], rows, 5)
+
+
+def asymmetric(lines: list[Line]) -> str:
+    rows = [
+        [
+            f"{line['dim']:,}",
+            f"{line['batch']}{mark(line)}",
+            f"{line['planes_queries_per_s']:,.0f}",
+            f"{line['tables_queries_per_s']:,.0f}",
+            f"{line['ratio']:.2f}",
+        ]
+        for line in of(lines, "asymmetric")
+    ]
+    return table(["dimension", "at a time", "bit planes, queries/s", "byte tables, queries/s", "ratio"], rows, 0)
+
+
 def capacities(lines: list[Line]) -> str:
     measured = of(lines, "capacity")
     cells: dict[tuple[str, int], list[str]] = {}
@@ -179,5 +274,9 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "scans": scans,
     "loads": loads,
     "kernels": kernels,
+    "bit_scans": bit_scans,
+    "bit_searches": bit_searches,
+    "recalls": recalls,
+    "asymmetric": asymmetric,
     "capacity": capacities,
 }

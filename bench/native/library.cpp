@@ -3,6 +3,7 @@
 #include <sstream>
 #include <string>
 
+#include "byte_tables.hpp"
 #include "cases.hpp"
 #include "kernels/dispatch.hpp"
 
@@ -91,4 +92,9 @@ BENCH_API double bench_multiply_add(const char* level, const char* unit, const u
         return static_cast<double>(operations) * static_cast<double>(rounds) / seconds;
     }
     return 0;
+}
+
+BENCH_API void bench_search_byte_tables(const float* query, size_t dim, const uint8_t* codes, size_t n, size_t k,
+                                        uint32_t* ids, float* scores) {
+    nearfield::bench::search_byte_tables(query, dim, codes, n, k, ids, scores);
 }
