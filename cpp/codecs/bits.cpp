@@ -55,7 +55,7 @@ class BitsQuery final : public Query {
           planes_(codec.signs().planes),
           width_(queries.n),
           metric_(codec.metric()),
-          coded_(is_bit_metric(metric_) || codec.signs().coded_queries) {
+          coded_(is_bit_metric(metric_) || codec.signs().coded_queries()) {
         const auto full = static_cast<std::byte>(0xff);
         all_ones_.assign(bytes_, full);
         if (coded_) {
@@ -119,6 +119,7 @@ class BitsQuery final : public Query {
   private:
     // From how many queries on it pays to interleave the rows.
     static constexpr size_t kTileFrom = 3;
+    static constexpr int kInt4 = 7;  // the largest magnitude of a query rounded to four bits
 
     // A query as kernels::BitPlanes takes it: distances are mul[x] * (offset + sum of weight * count) + tilt * add[x],
     // off by at most slack * mul[x] and a rounding error relative to `magnitude`.
@@ -132,8 +133,21 @@ class BitsQuery final : public Query {
     const std::byte* code(size_t q) const { return codes_.data() + q * codec_.row_bytes(); }
     const float* rotated(size_t q) const { return rotated_.data() + q * dim_; }
 
+    // Queries in the coded space, rounded if they are to be.
     void rotate(const Vectors& queries) {
         rotated_.resize(width_ * dim_);
+        fill_rotated(queries);
+        if (codec_.signs().queries != Signs::Queries::int4) return;
+        std::vector<int8_t> steps(dim_);
+        for (size_t q = 0; q < width_; ++q) {
+            float* query = rotated_.data() + q * dim_;
+            float lengths[3];
+            kernels::active().quantize(query, dim_, kInt4, steps.data(), lengths);
+            for (size_t d = 0; d < dim_; ++d) query[d] = lengths[0] * static_cast<float>(steps[d]);
+        }
+    }
+
+    void fill_rotated(const Vectors& queries) {
         if (queries.type == kernels::kBits) {  // the vector of signs
             for (size_t q = 0; q < width_; ++q) {
                 const std::byte* row = queries.data + q * queries.stride;
@@ -261,7 +275,7 @@ class BitsQuery final : public Query {
 
     // The largest count within a bound; -1 if there is none.
     int32_t most_of(float bound) const {
-        return bound >= static_cast<float>(dim_) ? static_cast<int32_t>(dim_)
+        return bound >= static_cast<float>(dim_) ? std::numeric_limits<int32_t>::max()
                                                  : std::max(-1, static_cast<int32_t>(std::floor(bound)));
     }
 
@@ -380,7 +394,8 @@ class BitsQuery final : public Query {
     Terms terms_of(size_t q) const {
         const double squared = squared_query(q);
         const auto d = static_cast<double>(dim_);
-        const size_t query_planes = coded_ ? planes_ : kBitPlanes;
+        const bool int4 = codec_.signs().queries == Signs::Queries::int4;
+        const size_t query_planes = coded_ ? planes_ : int4 ? 4 : kBitPlanes;
         double longest = 0;  // a bound of the lengths of what codes stand for, without the threshold
         for (size_t t = 0; t < planes_; ++t) longest += static_cast<double>(codec_.scale(t)) * std::sqrt(d);
 
@@ -397,21 +412,27 @@ class BitsQuery final : public Query {
                 }
             }
         } else {
-            // The query in 8-bit two's complement, each binary place a plane.
-            const IntegerQuery rounded = round_query(rotated(q), dim_);
-            error = static_cast<double>(rounded.error) * longest;
+            // The query as small integers in two's complement, each binary place a plane. One that was rounded before
+            // becomes the same integers again.
+            std::vector<int8_t> steps(dim_);
+            float lengths[3];
+            kernels::active().quantize(rotated(q), dim_, int4 ? kInt4 : 127, steps.data(), lengths);
+            if (!int4) error = static_cast<double>(lengths[1]) * longest;
             offset = threshold_dot(q);
+            double sum = 0;
             for (size_t i = 0; i < dim_; ++i) {
-                const auto value = static_cast<uint8_t>(rounded.code[i]);
-                for (size_t p = 0; p < kBitPlanes; ++p) {
+                sum += static_cast<double>(steps[i]);
+                const auto value = static_cast<uint8_t>(steps[i]);
+                for (size_t p = 0; p < query_planes; ++p) {
                     if ((value >> p & 1) != 0) set_bit(bits.data() + p * bytes_, i);
                 }
             }
             for (size_t t = 0; t < planes_; ++t) {
-                const double scale = static_cast<double>(codec_.scale(t)) * static_cast<double>(rounded.scale);
-                offset -= scale * static_cast<double>(rounded.sum);
-                for (size_t p = 0; p < kBitPlanes; ++p) {
-                    weight[t * kBitPlanes + p] = 2 * scale * (p == 7 ? -128.0 : static_cast<double>(1 << p));
+                const double scale = static_cast<double>(codec_.scale(t)) * static_cast<double>(lengths[0]);
+                offset -= scale * sum;
+                for (size_t p = 0; p < query_planes; ++p) {
+                    const double place = static_cast<double>(1 << p);
+                    weight[t * query_planes + p] = 2 * scale * (p + 1 == query_planes ? -place : place);
                 }
             }
         }
@@ -448,30 +469,33 @@ class BitsQuery final : public Query {
         std::fill_n(factors, kGroup, 1.0f);
         std::fill_n(factors + kGroup, kGroup, 0.0f);
         if (metric_ == Metric::ip) return;
+        float* to = metric_ == Metric::cosine ? factors : factors + kGroup;
+        const auto factor_of = [&](float squared) {
+            return metric_ == Metric::l2 ? squared : squared > 0 ? 1 / std::sqrt(squared) : 0.0f;
+        };
+        if (!codec_.stores_length()) {
+            std::fill_n(to, kGroup, factor_of(static_cast<float>(dim_) * codec_.scale(0) * codec_.scale(0)));
+            return;
+        }
         for (size_t i = 0; i < n; ++i) {
             float squared;
-            if (codec_.stores_length()) {
-                std::memcpy(&squared, rows + i * codec_.row_bytes() + planes_ * bytes_, sizeof(squared));
-            } else {
-                squared = static_cast<float>(dim_) * codec_.scale(0) * codec_.scale(0);
-            }
-            if (metric_ == Metric::cosine) {
-                factors[i] = squared > 0 ? 1 / std::sqrt(squared) : 0.0f;
-            } else {
-                factors[kGroup + i] = squared;
-            }
+            std::memcpy(&squared, rows + i * codec_.row_bytes() + planes_ * bytes_, sizeof(squared));
+            to[i] = factor_of(squared);
         }
     }
 
     void scan_planes(Block block, SurvivorSink& sink) const noexcept {
         const uint64_t* groups = interleave(block);
         const auto kernel = kernels::active().bits.planes;
-        const size_t group_words = planes_ * words_ * kGroup;
-        thread_local std::vector<float> factors;
-        factors.resize((block.n + kGroup - 1) / kGroup * 2 * kGroup);
-        for (size_t start = 0; start < block.n; start += kGroup) {
-            set_factors(block.data + start * codec_.row_bytes(), std::min(kGroup, block.n - start),
-                        factors.data() + 2 * start);
+        const size_t group_words = planes_ * words_ * kGroup, n_groups = (block.n + kGroup - 1) / kGroup;
+        thread_local std::vector<float> factors, largest;  // mul and add of all documents; the largest of each group
+        factors.resize(n_groups * 2 * kGroup);
+        largest.resize(n_groups * 2);
+        for (size_t g = 0; g < n_groups; ++g) {
+            float* mul = factors.data() + g * 2 * kGroup;
+            set_factors(block.data + g * kGroup * codec_.row_bytes(), std::min(kGroup, block.n - g * kGroup), mul);
+            largest[2 * g] = *std::max_element(mul, mul + kGroup);
+            largest[2 * g + 1] = *std::max_element(mul + kGroup, mul + 2 * kGroup);
         }
         float low[kGroup];
         Survivor survivors[kGroup];
@@ -479,19 +503,17 @@ class BitsQuery final : public Query {
             const Terms& t = terms_[q];
             kernels::BitPlanes query{words_,   planes_, t.planes.size() / words_, t.planes.data(), t.weight.data(),
                                      t.offset, t.tilt,  kInfinity,                coded_};
-            for (size_t start = 0; start < block.n; start += kGroup) {
-                const float* mul = factors.data() + 2 * start;
+            for (size_t g = 0; g < n_groups; ++g) {
+                const float* mul = factors.data() + g * 2 * kGroup;
                 const float* add = mul + kGroup;
                 // The bound, loosened for the document that gains most by it.
-                float spread = 0;
-                for (size_t i = 0; i < kGroup; ++i) spread = std::max(spread, spread_of(t, mul[i], add[i]));
-                query.bound = sink.bounds[q] + spread;
-                const uint32_t hit = kernel(groups + start / kGroup * group_words, mul, &query, low);
+                query.bound = sink.bounds[q] + spread_of(t, largest[2 * g], largest[2 * g + 1]);
+                const uint32_t hit = kernel(groups + g * group_words, mul, &query, low);
                 size_t kept = 0;
-                for (uint32_t docs = hit & present(block.n - start); docs != 0; docs &= docs - 1) {
+                for (uint32_t docs = hit & present(block.n - g * kGroup); docs != 0; docs &= docs - 1) {
                     const auto i = static_cast<size_t>(std::countr_zero(docs));
                     const float off = spread_of(t, mul[i], add[i]);
-                    survivors[kept++] = {static_cast<uint32_t>(q), static_cast<uint32_t>(start + i), low[i] - off,
+                    survivors[kept++] = {static_cast<uint32_t>(q), static_cast<uint32_t>(g * kGroup + i), low[i] - off,
                                          low[i] + off};
                 }
                 if (kept > 0) sink.take({survivors, kept});
@@ -623,12 +645,17 @@ void BitsCodec::rotate(const float* vector, float* out) const {
 void BitsCodec::encode_planes(float* rest, std::byte* row) const {
     for (size_t t = 0; t < signs_.planes; ++t) {
         std::byte* plane = row + t * plane_bytes();
-        for (size_t byte = 0; byte < plane_bytes(); ++byte) {
-            unsigned bits = 0;
-            for (size_t d = byte * 8; d < std::min(dim_, byte * 8 + 8); ++d) {
-                if (rest[d] > 0) bits |= 0x80u >> d % 8;
-            }
-            plane[byte] = static_cast<std::byte>(bits);
+        for (size_t byte = 0; byte < dim_ / 8; ++byte) {
+            // Eight bytes of 0 or 1, gathered by a multiplication that puts the first one highest.
+            uint8_t ones[8];
+            for (size_t j = 0; j < 8; ++j) ones[j] = rest[byte * 8 + j] > 0 ? 1 : 0;
+            uint64_t word = 0;
+            for (size_t j = 0; j < 8; ++j) word |= uint64_t{ones[j]} << 8 * j;
+            plane[byte] = static_cast<std::byte>(word * 0x8040201008040201u >> 56);
+        }
+        if (dim_ % 8 != 0) plane[dim_ / 8] = std::byte{0};
+        for (size_t d = dim_ / 8 * 8; d < dim_; ++d) {
+            if (rest[d] > 0) set_bit(plane, d);
         }
         if (t + 1 == signs_.planes) break;
         for (size_t d = 0; d < dim_; ++d) rest[d] -= rest[d] > 0 ? scales_[t] : -scales_[t];
@@ -642,7 +669,11 @@ void BitsCodec::encode(const Vectors& vectors, std::byte* rows) const {
         if (vectors.type == kernels::kBits) {
             std::memcpy(row, vectors.data + i * vectors.stride, plane_bytes());
         } else {
-            rotate(vectors.floats() + i * dim_, rest.data());
+            if (signs_.learn()) {
+                rotate(vectors.floats() + i * dim_, rest.data());
+            } else {  // the signs are those of the vector itself, whatever its length
+                std::copy_n(vectors.floats() + i * dim_, dim_, rest.data());
+            }
             for (size_t d = 0; d < threshold_.size(); ++d) rest[d] -= threshold_[d];
             encode_planes(rest.data(), row);
         }
@@ -686,7 +717,7 @@ double BitsCodec::squared_length(const std::byte* row) const {
                        (static_cast<double>(dim_) - 2 * static_cast<double>(differ));
         }
     }
-    if (signs_.coded_queries || threshold_.empty()) return squared;
+    if (signs_.coded_queries() || threshold_.empty()) return squared;
     squared += 2 * dot(threshold_.data(), row);
     for (const float value : threshold_) squared += static_cast<double>(value) * static_cast<double>(value);
     return std::max(0.0, squared);

@@ -15,8 +15,10 @@ struct Signs {
     size_t planes = 1;
     enum class Threshold { zero, mean, median } threshold = Threshold::zero;
     bool rotated = false;  // by a matrix learned elsewhere
-    // How queries are scored: as codes (symmetric distance), or as they are against the decoded vectors.
-    bool coded_queries = true;
+    // How queries are scored: as codes (symmetric distance), or against the decoded vectors (asymmetric), rounded to four
+    // bits or as they are.
+    enum class Queries { code, int4, full } queries = Queries::code;
+    bool coded_queries() const { return queries == Queries::code; }
 
     bool learn() const { return planes > 1 || threshold != Threshold::zero || rotated; }
 };
@@ -54,7 +56,7 @@ class BitsCodec final : public Codec {
     float scale(size_t plane) const { return scales_.empty() ? 1.0f : scales_[plane]; }
     const std::vector<float>& threshold() const { return threshold_; }
     bool stores_length() const {
-        return signs_.planes > 1 || (!signs_.coded_queries && signs_.threshold != Signs::Threshold::zero);
+        return signs_.planes > 1 || (!signs_.coded_queries() && signs_.threshold != Signs::Threshold::zero);
     }
     // The vector that is coded, before the threshold is subtracted.
     void rotate(const float* vector, float* out) const;

@@ -101,6 +101,9 @@ class Query : public Scanner {
     virtual void score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept = 0;
     // Estimated distances (queries, block.n).
     virtual void score_block(Block block, float* out) const noexcept = 0;
+    // Bounds of the canonical distances from one query to the listed rows; where these cost little, the distances.
+    virtual void bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, float* low,
+                            float* high) const noexcept;
     // Canonical distances from one query to the listed rows, computed in float64 on the decoded vectors. Results and
     // ties are decided by these alone, so they do not depend on how the rows were found.
     virtual void settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept = 0;

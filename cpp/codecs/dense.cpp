@@ -97,6 +97,18 @@ class DenseQuery final : public Query {
         for (size_t q = 0; q < width_; ++q) estimate(q, {block.data, stride_}, nullptr, block.n, out + q * block.n);
     }
 
+    void bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, float* low,
+                    float* high) const noexcept override {
+        for (size_t start = 0; start < n; start += kPiece) {
+            const size_t count = std::min(kPiece, n - start);
+            const Rows piece{list ? rows.data : rows.data + start * rows.stride, rows.stride};
+            bound_piece(query, piece, list ? list + start : nullptr, count, low + start, high + start);
+            for (size_t i = start; i < start + count; ++i) {
+                if (!std::isfinite(low[i]) || !std::isfinite(high[i])) low[i] = -kInfinity, high[i] = kInfinity;
+            }
+        }
+    }
+
     void settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept override {
         const float* vector = queries_.data() + query * dim_;
         const auto kernel = kernels::active().dense[type_].settle;
@@ -226,7 +238,7 @@ class DenseQuery final : public Query {
         Survivor survivors[kPiece];
         for (size_t start = 0; start < block.n; start += kPiece) {
             const size_t count = std::min(kPiece, block.n - start);
-            bound_rows(q, {block.data + start * stride_, stride_}, count, low, high);
+            bound_piece(q, {block.data + start * stride_, stride_}, nullptr, count, low, high);
             const float bound = sink.bounds[q];
             size_t kept = 0;
             for (size_t i = 0; i < count; ++i) {
@@ -239,14 +251,14 @@ class DenseQuery final : public Query {
         }
     }
 
-    // Bounds of the distances from query q to up to kPiece rows.
-    void bound_rows(size_t q, Rows rows, size_t n, float* low, float* high) const noexcept {
+    // Bounds of the distances from query q to up to kPiece rows; not finite where nothing is known.
+    void bound_piece(size_t q, Rows rows, const uint32_t* list, size_t n, float* low, float* high) const noexcept {
         float dot[kPiece], squared[kPiece], scales[kPiece];
         const QueryTerms& t = terms_[q];
         if (metric_ == Metric::l2 && !is_integer(type_)) {
             // A sum of squares is off by a relative error only.
             kernels::active().dense[type_].l2(queries_.data() + q * dim_, reinterpret_cast<const uint8_t*>(rows.data),
-                                              rows.stride, nullptr, n, dim_, dot);
+                                              rows.stride, list, n, dim_, dot);
             const float unknown = t.slack == kInfinity ? kInfinity : 0;
             for (size_t i = 0; i < n; ++i) {
                 const float rounding = dot[i] * rounding_ + 0x1p-100f + (dot[i] < 1e36f ? unknown : kInfinity);
@@ -255,8 +267,8 @@ class DenseQuery final : public Query {
             }
             return;
         }
-        dots(q, rows, nullptr, n, dot, squared);
-        for (size_t i = 0; i < n; ++i) scales[i] = scale_of(rows.data + i * rows.stride);
+        dots(q, rows, list, n, dot, squared);
+        for (size_t i = 0; i < n; ++i) scales[i] = scale_of(rows.data + (list ? list[i] : i) * rows.stride);
         if (metric_ == Metric::cosine) {
             bound_products<Metric::cosine>(t, dot, squared, scales, n, low, high);
         } else if (metric_ == Metric::ip) {

@@ -16,6 +16,11 @@ constexpr std::string_view kMetricNames[] = {"cosine", "ip", "l2", "hamming", "j
 
 std::string quoted(std::string_view text) { return "\"" + std::string(text) + "\""; }
 
+// Adds a choice to a list of them for a message.
+void append_choice(std::string& list, std::string_view choice) {
+    list.append(list.empty() ? "\"" : ", \"").append(choice).append("\"");
+}
+
 // Takes the parameters of a codec one by one; what is left over at the end does not exist.
 class Parameters {
   public:
@@ -27,7 +32,7 @@ class Parameters {
         const auto* const found = std::find(choices.begin(), choices.end(), value);
         if (found != choices.end()) return static_cast<size_t>(found - choices.begin());
         std::string expected;
-        for (const std::string_view one : choices) expected += (expected.empty() ? "" : ", ") + quoted(one);
+        for (const std::string_view one : choices) append_choice(expected, one);
         throw InvalidInput(std::string(name) + ": " + quoted(value) + " is not one of " + expected);
     }
 
@@ -67,7 +72,7 @@ std::unique_ptr<Codec> make_signs(const CodecSpec& spec, size_t dim, Metric metr
     if (spec.name == "recurrent_binary") signs.planes = parameters.number("bits", 2, 1, kMostPlanes);
     signs.threshold = static_cast<Signs::Threshold>(parameters.choice("threshold", {"zero", "mean", "median"}));
     signs.rotated = parameters.choice("rotation", {"none", "random", "learned"}) != 0;
-    signs.coded_queries = parameters.choice("query", {"code", "float"}) == 0;
+    signs.queries = static_cast<Signs::Queries>(parameters.choice("query", {"code", "int4", "float"}));
     parameters.number("seed", 0, 0, std::numeric_limits<uint32_t>::max());  // of the rotation, which is made elsewhere
     parameters.done();
     return std::make_unique<BitsCodec>(spec.name, dim, metric, signs);
@@ -79,7 +84,7 @@ Metric parse_metric(std::string_view name) {
     std::string expected;
     for (const std::string_view& known : kMetricNames) {
         if (name == known) return static_cast<Metric>(&known - kMetricNames);
-        expected += (expected.empty() ? "" : ", ") + quoted(known);
+        append_choice(expected, known);
     }
     throw InvalidInput("metric: " + quoted(name) + " is not one of " + expected);
 }
@@ -108,9 +113,9 @@ std::unique_ptr<Codec> make_codec(const CodecSpec& spec, size_t dim, Metric metr
     const bool signs = name == "sign" || name == "recurrent_binary";
     if (plain == std::end(kPlain) && !signs && name != "bits") {
         std::string expected;
-        for (const std::string_view one : kPlain) expected += quoted(one) + ", ";
-        throw InvalidInput("codec: " + quoted(name) + " is not one of " + expected + quoted("sign") + ", " +
-                           quoted("recurrent_binary") + ", " + quoted("bits"));
+        for (const std::string_view one : kPlain) append_choice(expected, one);
+        for (const std::string_view one : {"sign", "recurrent_binary", "bits"}) append_choice(expected, one);
+        throw InvalidInput("codec: " + quoted(name) + " is not one of " + expected);
     }
     if (bits != (name == "bits")) {
         throw InvalidInput("codec: " + quoted(name) + " does not go with metric " + quoted(metric_name(metric)) +
@@ -125,6 +130,23 @@ std::unique_ptr<Codec> make_codec(const CodecSpec& spec, size_t dim, Metric metr
     if (bits) return std::make_unique<BitsCodec>(dim, metric);
     const auto type = static_cast<ElementType>(plain - std::begin(kPlain));
     return std::make_unique<DenseCodec>(type, dim, metric, type == kI8 ? RowScale::stored : RowScale::none);
+}
+
+void Query::bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, float* low,
+                       float* high) const noexcept {
+    constexpr size_t kPiece = 256;
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    double exact[kPiece];
+    for (size_t start = 0; start < n; start += kPiece) {
+        const size_t count = std::min(kPiece, n - start);
+        const Rows piece{list ? rows.data : rows.data + start * rows.stride, rows.stride};
+        settle(query, piece, list ? list + start : nullptr, count, exact);
+        for (size_t i = 0; i < count; ++i) {
+            const auto rounded = static_cast<float>(exact[i]);
+            low[start + i] = std::nextafter(rounded, -kInfinity);
+            high[start + i] = std::nextafter(rounded, kInfinity);
+        }
+    }
 }
 
 std::unique_ptr<Codec> Codec::trained(const Vectors& /*sample*/, Learned /*given*/) const {

@@ -196,21 +196,26 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions&
     std::vector<std::unique_ptr<Part>> waiting(query_parts);  // parts that wait for the others of their queries
     std::vector<size_t> missing(query_parts, row_parts);
     const auto finish = [&](Part& part) {
-        std::unique_ptr<Query> finer;
-        if (rerank) finer = rerank_->prepare(vectors.part(part.first_query, part.queries));
+        std::vector<uint32_t> rows;
         for (size_t q = 0; q < part.queries; ++q) {
-            std::vector<Candidate>& hits = part.collector().finish(q);
+            std::vector<Candidate>* hits = &part.collector().finish(q);
+            std::optional<TopK> refined;
             if (rerank) {
-                for (Candidate& c : hits) c.exact = std::numeric_limits<double>::quiet_NaN();
-                Settler(*finer, *state.rerank)(q, hits);
-                keep_best(hits, k, *state.ids);
+                rows.clear();
+                for (const Candidate& c : *hits) rows.push_back(c.row);
+                std::sort(rows.begin(), rows.end());
+                const std::unique_ptr<Query> finer = rerank_->prepare(vectors.part(part.first_query + q, 1));
+                const Settler settler(*finer, *state.rerank);
+                refined.emplace(1, k, plan.admission, settler, *state.ids);
+                for (const Candidate& c : settler.bounded(0, rows)) refined->offer(0, c);
+                hits = &refined->finish(0);
             }
             const size_t at = (part.first_query + q) * k;
-            for (size_t i = 0; i < hits.size(); ++i) {
-                out.ids[at + i] = state.ids->id_of(hits[i].row);
-                out.scores[at + i] = api_score(options_.metric, hits[i].exact);
+            for (size_t i = 0; i < hits->size(); ++i) {
+                out.ids[at + i] = state.ids->id_of((*hits)[i].row);
+                out.scores[at + i] = api_score(options_.metric, (*hits)[i].exact);
             }
-            out.counts[part.first_query + q] = static_cast<int64_t>(hits.size());
+            out.counts[part.first_query + q] = static_cast<int64_t>(hits->size());
         }
     };
     Run parts_run{threads, run.poll};

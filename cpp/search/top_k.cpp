@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <utility>
 
 namespace nearfield {
 
@@ -21,20 +23,36 @@ void Candidate::settle(double distance) {
     high = std::nextafter(rounded, kInfinity);
 }
 
-void Settler::operator()(size_t q, const uint32_t* list, size_t n, double* out) const {
+template <class Work>
+void Settler::for_each_run(const uint32_t* list, size_t n, const Work& work) const {
     constexpr size_t kRun = 256;
     uint32_t local[kRun];
-    for (size_t start = 0; start < n;) {  // runs of rows that lie in one chunk
+    for (size_t start = 0; start < n;) {
         const size_t chunk = list[start] / rows_->chunk_rows();
         size_t end = start;
         while (end < n && end - start < kRun && list[end] / rows_->chunk_rows() == chunk) {
             local[end - start] = static_cast<uint32_t>(list[end] % rows_->chunk_rows());
             ++end;
         }
-        query_->settle(q, {rows_->row(chunk * rows_->chunk_rows()), rows_->row_bytes()}, local, end - start,
-                       out + start);
+        work(Rows{rows_->row(chunk * rows_->chunk_rows()), rows_->row_bytes()}, local, start, end - start);
         start = end;
     }
+}
+
+void Settler::operator()(size_t q, const uint32_t* list, size_t n, double* out) const {
+    for_each_run(list, n, [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
+        query_->settle(q, rows, local, count, out + first);
+    });
+}
+
+std::vector<Candidate> Settler::bounded(size_t q, const std::vector<uint32_t>& list) const {
+    std::vector<Candidate> out(list.size());
+    std::vector<float> low(list.size()), high(list.size());
+    for_each_run(list.data(), list.size(), [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
+        query_->bound_rows(q, rows, local, count, low.data() + first, high.data() + first);
+    });
+    for (size_t i = 0; i < list.size(); ++i) out[i] = {list[i], low[i], high[i]};
+    return out;
 }
 
 size_t Settler::operator()(size_t q, std::vector<Candidate>& candidates) const {
@@ -147,7 +165,7 @@ CountingTopK::CountingTopK(size_t queries, size_t k, Admission admission, Counts
       admission_(admission),
       counts_(counts),
       ids_(&ids),
-      bounds_(queries, static_cast<float>(counts.largest)),
+      bounds_(queries, kInfinity),
       lists_(queries) {
     bounds = bounds_.data();
 }
@@ -156,60 +174,91 @@ void CountingTopK::take(std::span<const Survivor> survivors) noexcept {
     for (const Survivor& s : survivors) {
         const size_t row = base_ + s.at;
         if (s.low > bounds_[s.query] || !admission_(row)) continue;
-        lists_[s.query].push_back({static_cast<uint32_t>(row), static_cast<uint32_t>(s.low)});
+        // More ones than there are bits: in the padding of a damaged file.
+        const auto count = std::min(static_cast<uint32_t>(s.low), static_cast<uint32_t>(counts_.largest));
+        lists_[s.query].push_back({static_cast<uint32_t>(row), count});
         if (lists_[s.query].size() >= 2 * k_ + kSpare) shrink(s.query);
     }
 }
 
-// Keeps the k best. Later rows have to be better than the last of them, or, where ids do not grow with the rows, as
-// good.
+// How often each count occurs in a list.
+void CountingTopK::fill_histogram(const std::vector<Hit>& list) {
+    histogram_.assign(counts_.largest + 1, 0);
+    for (const Hit& hit : list) ++histogram_[hit.count];
+}
+
+// Keeps the k best, in the order of their rows. Later rows have to be better than the last of them, or, where ids do not
+// grow with the rows, as good.
 void CountingTopK::shrink(size_t q) {
     auto& list = lists_[q];
     if (list.size() <= k_) return;
     uint32_t last = 0;  // the k-th smallest count
     size_t before = 0;  // how many are smaller
     if (list.size() > counts_.largest / 8) {
-        histogram_.assign(counts_.largest + 1, 0);
-        for (const Hit& hit : list) ++histogram_[hit.count];
+        fill_histogram(list);
         while (before + histogram_[last] < k_) before += histogram_[last++];
     } else {
-        const auto kth = list.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
-        std::nth_element(list.begin(), kth, list.end(), [](Hit a, Hit b) { return a.count < b.count; });
-        last = kth->count;
-        before = static_cast<size_t>(std::count_if(list.begin(), kth, [last](Hit h) { return h.count < last; }));
+        std::vector<uint32_t> smallest(list.size());
+        std::transform(list.begin(), list.end(), smallest.begin(), [](Hit hit) { return hit.count; });
+        const auto kth = smallest.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
+        std::nth_element(smallest.begin(), kth, smallest.end());
+        last = *kth;
+        before = static_cast<size_t>(std::count_if(smallest.begin(), kth, [last](uint32_t c) { return c < last; }));
     }
-    std::erase_if(list, [last](Hit hit) { return hit.count > last; });
-    if (list.size() > k_) {  // the lowest ids of those at the last count
-        const auto ties =
-            std::partition(list.begin(), list.end(), [last](Hit hit) { return hit.count < last; });
-        const auto end = ties + static_cast<std::ptrdiff_t>(k_ - before);
-        std::nth_element(ties, end, list.end(),
-                         [this](Hit a, Hit b) { return ids_->id_of(a.row) < ids_->id_of(b.row); });
-        list.erase(end, list.end());
+    size_t ties = k_ - before;
+    int64_t largest_id = std::numeric_limits<int64_t>::max();  // of the ties that are kept
+    if (ids_->is_explicit()) {
+        std::vector<int64_t> tied;
+        for (const Hit hit : list) {
+            if (hit.count == last) tied.push_back(ids_->id_of(hit.row));
+        }
+        const auto end = tied.begin() + static_cast<std::ptrdiff_t>(ties - 1);
+        std::nth_element(tied.begin(), end, tied.end());
+        largest_id = *end;
     }
+    size_t kept = 0;
+    const bool any_id = !ids_->is_explicit();
+    for (const Hit hit : list) {  // without branches, which nobody could foresee
+        const bool tied =
+            (hit.count == last) & (ties > 0) & (any_id || ids_->id_of(hit.row) <= largest_id);
+        list[kept] = hit;
+        kept += static_cast<size_t>((hit.count < last) | tied);
+        ties -= static_cast<size_t>(tied);
+    }
+    list.resize(kept);
     bounds_[q] = static_cast<float>(last) - (ids_->is_explicit() ? 0.0f : 1.0f);
 }
 
 void CountingTopK::merge(Collector& part) {
     auto& other = static_cast<CountingTopK&>(part);
+    const auto by_row = [](Hit a, Hit b) { return a.row < b.row; };
     for (size_t q = 0; q < lists_.size(); ++q) {
-        lists_[q].insert(lists_[q].end(), other.lists_[q].begin(), other.lists_[q].end());
+        auto& list = lists_[q];
+        const auto middle = static_cast<std::ptrdiff_t>(list.size());
+        list.insert(list.end(), other.lists_[q].begin(), other.lists_[q].end());
+        std::inplace_merge(list.begin(), list.begin() + middle, list.end(), by_row);
         shrink(q);
     }
 }
 
 std::vector<Candidate>& CountingTopK::finish(size_t q) {
     shrink(q);
-    auto& list = lists_[q];
-    std::sort(list.begin(), list.end(), [this](Hit a, Hit b) {
-        return a.count != b.count ? a.count < b.count : ids_->id_of(a.row) < ids_->id_of(b.row);
-    });
-    finished_.clear();
-    for (const Hit hit : list) {
-        Candidate candidate{hit.row, 0, 0};
-        candidate.settle(counts_.offset + counts_.scale * static_cast<double>(hit.count));
-        finished_.push_back(candidate);
+    const auto& list = lists_[q];
+    finished_.resize(list.size());
+    const auto candidate = [this](Hit hit) {
+        Candidate out{hit.row, 0, 0};
+        out.settle(counts_.offset + counts_.scale * static_cast<double>(hit.count));
+        return out;
+    };
+    if (ids_->is_explicit() || list.size() < counts_.largest / 8) {
+        std::transform(list.begin(), list.end(), finished_.begin(), candidate);
+        keep_best(finished_, k_, *ids_);
+        return finished_;
     }
+    fill_histogram(list);
+    uint32_t sum = 0;
+    for (uint32_t& places : histogram_) sum += std::exchange(places, sum);
+    for (const Hit hit : list) finished_[histogram_[hit.count]++] = candidate(hit);
     return finished_;
 }
 

@@ -34,8 +34,14 @@ class Settler {
     void operator()(size_t q, const uint32_t* list, size_t n, double* out) const;
     // Settles the candidates that are not settled yet; returns how many these were.
     size_t operator()(size_t q, std::vector<Candidate>& candidates) const;
+    // Candidates of the rows, within bounds of their canonical distances.
+    std::vector<Candidate> bounded(size_t q, const std::vector<uint32_t>& list) const;
 
   private:
+    // Calls work(rows of one chunk, their numbers within it, first place, how many) for runs of the list.
+    template <class Work>
+    void for_each_run(const uint32_t* list, size_t n, const Work& work) const;
+
     const Query* query_;
     const RowStore* rows_;
 };
@@ -102,6 +108,7 @@ class CountingTopK final : public Collector {
         uint32_t row, count;
     };
 
+    void fill_histogram(const std::vector<Hit>& list);
     void shrink(size_t q);
 
     size_t k_;

@@ -95,11 +95,12 @@ def vectors(value: Any, name: str) -> tuple[Array, str]:
     return array, element
 
 
-def bits(value: Any, name: str) -> Array:
+def bits(value: Any, name: str, dim: int | None = None) -> Array:
     """
     An (n, bytes) array of packed bits, the first bit in the highest place of the first byte (numpy.packbits).
 
-    Takes uint8 as it is, booleans (n, bits), and int8 as sentence-transformers' "binary" (the byte minus 128).
+    Takes uint8 as it is, booleans (n, bits), and int8 as sentence-transformers' "binary" (the byte minus 128). `dim` is
+    the number of bits where that is known.
     """
     array = _as_array(value, name)
     if array.size == 0 and array.dtype.kind == "f" and array.ndim <= 2:  # an empty list
@@ -113,9 +114,12 @@ def bits(value: Any, name: str) -> Array:
     if array.ndim != 2:
         raise ValueError(f"{name}: an array of {array.ndim} dimensions given, expected 2 (or 1 for a single vector)")
     if array.dtype == np.bool_:
+        if dim is not None and array.shape[1] != dim:
+            raise ValueError(f"{name}: booleans of dimension {array.shape[1]} given, expected dimension {dim}")
         return np.packbits(array, axis=1)
     if array.dtype == np.int8:
-        return np.ascontiguousarray(array).view(np.uint8) ^ np.uint8(0x80)
+        flipped: Array = np.ascontiguousarray(array).view(np.uint8) ^ np.uint8(0x80)
+        return flipped
     if (array.shape[1] > 1 and array.strides[1] != 1) or (array.shape[0] > 1 and array.strides[0] < 0):
         array = np.ascontiguousarray(array)
     return array

@@ -33,10 +33,11 @@ class Sign:
         A rotation before the threshold is applied, for data whose dimensions carry unequal information: a random one,
         or the one that makes the signs fit best (iterative quantization, ITQ). It costs dim * dim multiplications for
         each vector and query.
-    query : {"code", "float"}
+    query : {"code", "int4", "float"}
         How queries are scored. "code": they are coded as the vectors are, and the codes are compared by counting the
         bits that differ (symmetric). "float": the query as it is against the signs (asymmetric): more accurate, and
-        slower.
+        slower. "int4": the same after rounding the query to four bits for each dimension: nearly as accurate, and
+        twice as fast.
     seed : int
         Of the random rotation, and of where the learned one starts.
 
@@ -56,13 +57,15 @@ class Sign:
 
     threshold: Literal["zero", "mean", "median"] = "zero"
     rotation: Literal["random", "learned"] | None = None
-    query: Literal["code", "float"] = "code"
+    query: Literal["code", "int4", "float"] = "code"
     seed: int = 0
     _name: ClassVar[str] = "sign"
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "rotation" and value == "none":  # the core's word for None
+                raise ValueError('rotation: "none" given, expected None, "random" or "learned"')
             if isinstance(field.default, int):
                 object.__setattr__(self, field.name, _inputs.count(value, field.name))
             elif field.name != "rotation" or value is not None:
@@ -146,6 +149,8 @@ def spec_of(codec: Any, name: str = "codec") -> tuple[str, dict[str, str]]:
         return "", {}
     if isinstance(codec, Sign):
         return codec._name, codec._parameters()
+    if codec == "":
+        raise ValueError(f'{name}: "" given, expected a short name or a parameter object')
     if not isinstance(codec, str):
         raise TypeError(f"{name}: {codec!r} given, expected a short name or a parameter object")
     return codec, {}
@@ -154,7 +159,7 @@ def spec_of(codec: Any, name: str = "codec") -> tuple[str, dict[str, str]]:
 def of_spec(name: str, parameters: dict[str, str]) -> str | Sign:
     """A codec as a user would write it: a short name if that says it all."""
     kind = _KINDS.get(name)
-    if kind is None or (name == "sign" and not parameters):
+    if kind is None or not parameters:
         return name
     known = kind.__dataclass_fields__
     values = {key: int(text) if isinstance(known[key].default, int) else text for key, text in parameters.items()}

@@ -59,9 +59,9 @@ class Flat:
     -----
     Any number of threads may search while one adds, updates or removes; after an exception the index is as it was.
 
-    Packed bits are uint8 rows of ceil(dim / 8) bytes in the order of ``numpy.packbits``: the first bit is the highest of
-    the first byte, and the padding of the last byte does not count. Booleans (n, dim) are packed for you, and int8 is
-    read as the "binary" precision of sentence-transformers and Cohere (the byte minus 128).
+    Packed bits are uint8 rows of ceil(dim / 8) bytes in the order of ``numpy.packbits``: the first bit is the highest
+    of the first byte, and the padding of the last byte does not count. Booleans (n, dim) are packed for you, and int8
+    is read as the "binary" precision of sentence-transformers and Cohere (the byte minus 128).
 
     Vectors can be labelled with the version of the model that they come from, by ``add(..., version="...")``; a codec
     learns for each version by itself, and a search can be limited to one.
@@ -91,6 +91,8 @@ class Flat:
     ) -> None:
         size = _inputs.count(dim, "dim")
         finer = "" if rerank is None else _inputs.text(rerank, "rerank")
+        if rerank == "":
+            raise ValueError('rerank: "" given, expected a short name or None')
         kind, parameters = codecs.spec_of(codec)
         self._core = _core.Flat(
             size,
@@ -394,13 +396,18 @@ class Flat:
     def _given(self, array: _inputs.Array, element: str, version: str) -> dict[str, codecs.Floats]:
         """What the codec needs to learn, and the core cannot find out by itself."""
         codec = self.codec
-        if element == "bits" or isinstance(codec, str) or array.shape[1] != self.dim or not self._core.untrained(version):
+        if (
+            element == "bits"
+            or isinstance(codec, str)
+            or array.shape[1] != self.dim
+            or not self._core.untrained(version)
+        ):
             return {}
         return codec._given(array, element, self.metric)
 
     def _vectors(self, value: Any, name: str) -> tuple[_inputs.Array, str]:
         if self._core.codec == "bits":
-            packed = _inputs.bits(value, name)
+            packed = _inputs.bits(value, name, self.dim)
             return (packed.reshape(0, -(-self.dim // 8)), "bits") if packed.shape == (1, 0) else (packed, "bits")
         array, element = _inputs.vectors(value, name)
         if array.shape[1] != self.dim and array.shape[1] == -(-self.dim // 8) and element in ("int8", "uint8"):

@@ -13,10 +13,11 @@ __all__ = ["hamming", "knn", "scores", "topk"]
 _BIT_METRICS = ("hamming", "jaccard")
 
 
-def _queries(value: npt.ArrayLike, metric: str) -> tuple[_inputs.Array, str]:
-    if metric in _BIT_METRICS:
-        return _inputs.bits(value, "queries"), "bits"
-    return _inputs.vectors(value, "queries")
+def _queries(value: npt.ArrayLike, metric: str, vectors: npt.ArrayLike) -> tuple[_inputs.Array, str]:
+    if metric not in _BIT_METRICS:
+        return _inputs.vectors(value, "queries")
+    array = _inputs._as_array(vectors, "vectors")
+    return _inputs.bits(value, "queries", array.shape[-1] if array.dtype == np.bool_ else None), "bits"
 
 
 def _rows(value: npt.ArrayLike, name: str, metric: str) -> tuple[_inputs.Array, str]:
@@ -54,7 +55,7 @@ def scores(
         For wrong shapes, dimensions that differ, an unknown metric, or queries that are not finite.
     """
     name = _inputs.text(metric, "metric")
-    q, q_type = _queries(queries, name)
+    q, q_type = _queries(queries, name, vectors)
     x, x_type = _rows(vectors, "vectors", name)
     return _core.scores(q, q_type, x, x_type, name, _inputs.threads(threads))
 
@@ -117,7 +118,7 @@ def knn(
         For wrong shapes, dimensions that differ, an unknown metric, a negative k, or values that are not finite.
     """
     name = _inputs.text(metric, "metric")
-    q, q_type = _queries(queries, name)
+    q, q_type = _queries(queries, name, vectors)
     x, x_type = _rows(vectors, "vectors", name)
     return Hits(*_core.knn(q, q_type, x, x_type, _inputs.count(k, "k"), name, _inputs.threads(threads)))
 
