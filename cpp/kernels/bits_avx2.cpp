@@ -255,7 +255,9 @@ void interleave(const uint8_t* data, size_t stride, size_t n, size_t bytes, uint
     }
 }
 
-constexpr size_t kFlush = 31;  // words whose counts fit a byte
+// Words of a group that are gone over together, in four columns: few enough for the counts to fit bytes (31), and for
+// the columns to follow each other closely in memory.
+constexpr size_t kBlock = 16;
 
 // Counts in each byte, for kWidth queries and eight vectors of a group.
 template <bool exclusive, size_t kWidth>
@@ -281,30 +283,35 @@ struct ByteCounts<exclusive, 0> {
     void flush(__m256i*) const {}
 };
 
-// Counts of kWidth queries for eight vectors of a group: 0 .. 3 in the even lanes, 4 .. 7 in the odd ones. The words of
-// a query stand `step` apart.
+// The counts of kWidth queries for a group, eight vectors in each row of `counts`: 0 .. 3 in the even lanes, 4 .. 7 in
+// the odd ones. The words of a query stand `step` apart.
 template <bool exclusive, size_t kWidth>
-void count_eight(const uint64_t* codes, size_t words, const uint64_t* queries, size_t step, __m256i* counts) {
-    for (size_t q = 0; q < kWidth; ++q) counts[q] = _mm256_setzero_si256();
-    for (size_t w = 0; w < words;) {
-        const size_t end = words - w < kFlush ? words : w + kFlush;
-        ByteCounts<exclusive, kWidth> bytes;
-        for (; w < end; ++w) {
-            bytes.add(load(codes + w * kGroup), load(codes + w * kGroup + kLanes), queries + w * step);
+void count_group(const uint64_t* codes, size_t words, const uint64_t* queries, size_t step, __m256i (*counts)[kWidth]) {
+    for (size_t pair = 0; pair < kPairs; ++pair) {
+        for (size_t q = 0; q < kWidth; ++q) counts[pair][q] = _mm256_setzero_si256();
+    }
+    for (size_t block = 0; block < words; block += kBlock) {
+        const size_t end = words - block < kBlock ? words : block + kBlock;
+        for (size_t pair = 0; pair < kPairs; ++pair) {
+            ByteCounts<exclusive, kWidth> bytes;
+            for (size_t w = block; w < end; ++w) {
+                const uint64_t* at = codes + w * kGroup + pair * 2 * kLanes;
+                bytes.add(load(at), load(at + kLanes), queries + w * step);
+            }
+            bytes.flush(counts[pair]);
         }
-        bytes.flush(counts);
     }
 }
 
-// From the order of count_eight to that of the group.
+// From the order of count_group to that of the group.
 __m256i group_order() { return _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7); }
 
 template <size_t kWidth>
 uint32_t tile(const uint64_t* codes, size_t words, const uint64_t* queries, const int32_t* most, uint32_t* survivors,
               uint32_t* counts) {
     __m256i counted[kPairs][kWidth], any = _mm256_setzero_si256();
+    count_group<true, kWidth>(codes, words, queries, kWidth, counted);
     for (size_t pair = 0; pair < kPairs; ++pair) {
-        count_eight<true, kWidth>(codes + pair * 2 * kLanes, words, queries, kWidth, counted[pair]);
         for (size_t q = 0; q < kWidth; ++q) {
             any = _mm256_or_si256(any, _mm256_add_epi32(counted[pair][q], _mm256_set1_epi32(~most[q])));
         }
@@ -334,37 +341,50 @@ uint32_t hamming_tile(const uint64_t* codes, size_t words, const uint64_t* queri
     return kRuns[width - 1](codes, words, queries, most, survivors, counts);
 }
 
-template <bool exclusive>
-__m256 weighted_counts(const uint64_t* codes, const BitPlanes* query) {
-    using Count = void (*)(const uint64_t*, size_t, const uint64_t*, size_t, __m256i*);
-    static constexpr Count kCount[] = {count_eight<exclusive, 1>, count_eight<exclusive, 2>, count_eight<exclusive, 3>,
-                                       count_eight<exclusive, 4>};
-    constexpr size_t kMost = sizeof(kCount) / sizeof(Count);
-    const size_t words = query->words, planes = query->query_planes;
-    __m256 sum = _mm256_setzero_ps();
-    for (size_t t = 0; t < query->doc_planes; ++t) {
-        for (size_t first = 0; first < planes; first += kMost) {
-            const size_t width = planes - first < kMost ? planes - first : kMost;
-            __m256i counts[kMost];
-            kCount[width - 1](codes + t * words * kGroup, words, query->query + first, planes, counts);
-            for (size_t p = 0; p < width; ++p) {
-                const __m256 weight = _mm256_set1_ps(query->weight[t * planes + first + p]);
-                sum = _mm256_fmadd_ps(weight, _mm256_cvtepi32_ps(counts[p]), sum);
-            }
+template <bool exclusive, size_t kWidth>
+void add_planes(const uint64_t* plane, size_t words, const uint64_t* queries, size_t step, const float* weight,
+                __m256* sums) {
+    __m256i counts[kPairs][kWidth];
+    count_group<exclusive, kWidth>(plane, words, queries, step, counts);
+    for (size_t pair = 0; pair < kPairs; ++pair) {
+        for (size_t p = 0; p < kWidth; ++p) {
+            const __m256 count = _mm256_cvtepi32_ps(counts[pair][p]);
+            sums[pair] = _mm256_fmadd_ps(_mm256_set1_ps(weight[p]), count, sums[pair]);
         }
     }
-    return _mm256_permutevar8x32_ps(sum, group_order());
+}
+
+template <bool exclusive>
+void weighted_counts(const uint64_t* codes, const BitPlanes* query, __m256* sums) {
+    using Add = void (*)(const uint64_t*, size_t, const uint64_t*, size_t, const float*, __m256*);
+    static constexpr Add kAdd[] = {add_planes<exclusive, 1>, add_planes<exclusive, 2>, add_planes<exclusive, 3>,
+                                   add_planes<exclusive, 4>};
+    constexpr size_t kMost = sizeof(kAdd) / sizeof(Add);
+    const size_t words = query->words, planes = query->query_planes;
+    for (size_t t = 0; t < query->doc_planes; ++t) {
+        for (size_t p = 0; p < planes; p += kMost) {
+            const size_t width = planes - p < kMost ? planes - p : kMost;
+            kAdd[width - 1](codes + t * words * kGroup, words, query->query + p, planes, query->weight + t * planes + p,
+                            sums);
+        }
+    }
 }
 
 uint32_t planes(const uint64_t* codes, const float* factors, const BitPlanes* query, float* low) {
+    __m256 sums[kPairs] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    if (query->exclusive) {
+        weighted_counts<true>(codes, query, sums);
+    } else {
+        weighted_counts<false>(codes, query, sums);
+    }
     const __m256 offset = _mm256_set1_ps(query->offset), tilt = _mm256_set1_ps(query->tilt);
     const __m256 bound = _mm256_set1_ps(query->bound);
     uint32_t survivors = 0;
-    for (size_t first = 0; first < kGroup; first += 2 * kLanes) {
-        const __m256 sum = query->exclusive ? weighted_counts<true>(codes + first, query)
-                                            : weighted_counts<false>(codes + first, query);
+    for (size_t pair = 0; pair < kPairs; ++pair) {
+        const size_t first = pair * 2 * kLanes;
         const __m256 mul = _mm256_loadu_ps(factors + first), add = _mm256_loadu_ps(factors + kGroup + first);
-        const __m256 lows = _mm256_fmadd_ps(mul, _mm256_add_ps(offset, sum), _mm256_mul_ps(tilt, add));
+        const __m256 total = _mm256_add_ps(offset, _mm256_permutevar8x32_ps(sums[pair], group_order()));
+        const __m256 lows = _mm256_fmadd_ps(mul, total, _mm256_mul_ps(tilt, add));
         _mm256_storeu_ps(low + first, lows);
         const int mask = _mm256_movemask_ps(_mm256_cmp_ps(lows, bound, _CMP_NGT_UQ));
         survivors |= static_cast<uint32_t>(mask) << first;

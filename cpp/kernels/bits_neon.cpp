@@ -77,6 +77,10 @@ void counts(const uint8_t* query, const uint8_t* data, size_t stride, const uint
 constexpr size_t kLanes = 2;                // vectors in a register
 constexpr size_t kEight = 8;                // vectors whose counts are kept in registers together
 constexpr size_t kParts = kGroup / kEight;  // of a group
+// Words of a group that are gone over together, part by part: few enough for the counts to fit bytes, and for the parts
+// to follow each other closely in memory.
+constexpr size_t kBlock = 16;
+static_assert(kBlock <= kFlush);
 
 // Stores the words of two rows from 16 bytes of each, one lane per row.
 void store_words(uint64_t* out, size_t words, uint64x2_t present, uint8x16_t a, uint8x16_t b) {
@@ -140,19 +144,23 @@ struct ByteCounts<exclusive, 0> {
 
 uint8x16_t load_words(const uint64_t* at) { return vreinterpretq_u8_u64(vld1q_u64(at)); }
 
-// Counts of kWidth queries for eight vectors of a group. The words of a query stand `step` apart.
+// The counts of kWidth queries for a group. The words of a query stand `step` apart.
 template <bool exclusive, size_t kWidth>
-void count_eight(const uint64_t* codes, size_t words, const uint64_t* queries, size_t step, Eight* counts) {
-    for (size_t q = 0; q < kWidth; ++q) counts[q].low = counts[q].high = vdupq_n_u32(0);
-    for (size_t w = 0; w < words;) {
-        const size_t end = words - w < kFlush ? words : w + kFlush;
-        ByteCounts<exclusive, kWidth> bytes;
-        for (; w < end; ++w) {
-            const uint64_t* at = codes + w * kGroup;
-            bytes.add(load_words(at), load_words(at + kLanes), load_words(at + 2 * kLanes), load_words(at + 3 * kLanes),
-                      queries + w * step);
+void count_group(const uint64_t* codes, size_t words, const uint64_t* queries, size_t step, Eight (*counts)[kWidth]) {
+    for (size_t part = 0; part < kParts; ++part) {
+        for (size_t q = 0; q < kWidth; ++q) counts[part][q] = {vdupq_n_u32(0), vdupq_n_u32(0)};
+    }
+    for (size_t block = 0; block < words; block += kBlock) {
+        const size_t end = words - block < kBlock ? words : block + kBlock;
+        for (size_t part = 0; part < kParts; ++part) {
+            ByteCounts<exclusive, kWidth> bytes;
+            for (size_t w = block; w < end; ++w) {
+                const uint64_t* at = codes + w * kGroup + part * kEight;
+                bytes.add(load_words(at), load_words(at + kLanes), load_words(at + 2 * kLanes),
+                          load_words(at + 3 * kLanes), queries + w * step);
+            }
+            bytes.flush(counts[part]);
         }
-        bytes.flush(counts);
     }
 }
 
@@ -169,9 +177,9 @@ template <size_t kWidth>
 uint32_t tile(const uint64_t* codes, size_t words, const uint64_t* queries, const int32_t* most, uint32_t* survivors,
               uint32_t* counts) {
     Eight counted[kParts][kWidth];
+    count_group<true, kWidth>(codes, words, queries, kWidth, counted);
     int32x4_t any = vdupq_n_s32(0);
     for (size_t part = 0; part < kParts; ++part) {
-        count_eight<true, kWidth>(codes + part * kEight, words, queries, kWidth, counted[part]);
         for (size_t q = 0; q < kWidth; ++q) {
             const Eight& count = counted[part][q];
             any = vorrq_s32(any, vorrq_s32(above(count.low, most[q]), above(count.high, most[q])));
@@ -202,31 +210,38 @@ uint32_t hamming_tile(const uint64_t* codes, size_t words, const uint64_t* queri
     return kRuns[width - 1](codes, words, queries, most, survivors, counts);
 }
 
+// Weighted counts of the vectors of a group.
 struct Weighted {
-    float32x4_t low = vdupq_n_f32(0), high = vdupq_n_f32(0);
+    float32x4_t low, high;
 };
 
-template <bool exclusive>
-Weighted weighted_counts(const uint64_t* codes, const BitPlanes* query) {
-    using Count = void (*)(const uint64_t*, size_t, const uint64_t*, size_t, Eight*);
-    static constexpr Count kCount[] = {count_eight<exclusive, 1>, count_eight<exclusive, 2>, count_eight<exclusive, 3>,
-                                       count_eight<exclusive, 4>};
-    constexpr size_t kMost = sizeof(kCount) / sizeof(Count);
-    const size_t words = query->words, planes = query->query_planes;
-    Weighted sum;
-    for (size_t t = 0; t < query->doc_planes; ++t) {
-        for (size_t first = 0; first < planes; first += kMost) {
-            const size_t width = planes - first < kMost ? planes - first : kMost;
-            Eight counts[kMost];
-            kCount[width - 1](codes + t * words * kGroup, words, query->query + first, planes, counts);
-            for (size_t p = 0; p < width; ++p) {
-                const float weight = query->weight[t * planes + first + p];
-                sum.low = vfmaq_n_f32(sum.low, vcvtq_f32_u32(counts[p].low), weight);
-                sum.high = vfmaq_n_f32(sum.high, vcvtq_f32_u32(counts[p].high), weight);
-            }
+template <bool exclusive, size_t kWidth>
+void add_planes(const uint64_t* plane, size_t words, const uint64_t* queries, size_t step, const float* weight,
+                Weighted* sums) {
+    Eight counts[kParts][kWidth];
+    count_group<exclusive, kWidth>(plane, words, queries, step, counts);
+    for (size_t part = 0; part < kParts; ++part) {
+        for (size_t p = 0; p < kWidth; ++p) {
+            sums[part].low = vfmaq_n_f32(sums[part].low, vcvtq_f32_u32(counts[part][p].low), weight[p]);
+            sums[part].high = vfmaq_n_f32(sums[part].high, vcvtq_f32_u32(counts[part][p].high), weight[p]);
         }
     }
-    return sum;
+}
+
+template <bool exclusive>
+void weighted_counts(const uint64_t* codes, const BitPlanes* query, Weighted* sums) {
+    using Add = void (*)(const uint64_t*, size_t, const uint64_t*, size_t, const float*, Weighted*);
+    static constexpr Add kAdd[] = {add_planes<exclusive, 1>, add_planes<exclusive, 2>, add_planes<exclusive, 3>,
+                                   add_planes<exclusive, 4>};
+    constexpr size_t kMost = sizeof(kAdd) / sizeof(Add);
+    const size_t words = query->words, planes = query->query_planes;
+    for (size_t t = 0; t < query->doc_planes; ++t) {
+        for (size_t p = 0; p < planes; p += kMost) {
+            const size_t width = planes - p < kMost ? planes - p : kMost;
+            kAdd[width - 1](codes + t * words * kGroup, words, query->query + p, planes, query->weight + t * planes + p,
+                            sums);
+        }
+    }
 }
 
 // Scores four vectors; returns the survivors.
@@ -240,12 +255,18 @@ uint32_t score(const float* factors, const BitPlanes* query, float32x4_t sum, fl
 }
 
 uint32_t planes(const uint64_t* codes, const float* factors, const BitPlanes* query, float* low) {
+    Weighted sums[kParts];
+    for (Weighted& sum : sums) sum = {vdupq_n_f32(0), vdupq_n_f32(0)};
+    if (query->exclusive) {
+        weighted_counts<true>(codes, query, sums);
+    } else {
+        weighted_counts<false>(codes, query, sums);
+    }
     uint32_t survivors = 0;
-    for (size_t first = 0; first < kGroup; first += kEight) {
-        const Weighted sum = query->exclusive ? weighted_counts<true>(codes + first, query)
-                                              : weighted_counts<false>(codes + first, query);
-        survivors |= score(factors + first, query, sum.low, low + first) << first;
-        survivors |= score(factors + first + 4, query, sum.high, low + first + 4) << (first + 4);
+    for (size_t part = 0; part < kParts; ++part) {
+        const size_t first = part * kEight;
+        survivors |= score(factors + first, query, sums[part].low, low + first) << first;
+        survivors |= score(factors + first + 4, query, sums[part].high, low + first + 4) << (first + 4);
     }
     return survivors;
 }
