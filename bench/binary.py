@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +38,7 @@ SLOW = 2.0  # seconds; who takes longer is measured once
 K = 10
 DATASETS = ["scifact", "wordnet"]
 RERANKS, OVERSAMPLES = ["f16", "f32", "int8", None], [2, 5, 10, 20]
+MODES = ["single", "batch"]
 RECALL_QUERIES, RECALL_BATCH, RECALL_SINGLES = 1000, 256, 32
 ASYMMETRIC_DIMS, ASYMMETRIC_N, ASYMMETRIC_BATCHES = [384, 1024], 500_000, [1, 16]
 
@@ -368,7 +370,13 @@ def run_recalls(options: argparse.Namespace, results: Results) -> None:
             measure_once("binary:recall_truth", {"dataset": dataset, "file": file}, options.cores)
             exact = {}
             for name, screen in (("plain", False), ("screened", True)):
-                arguments = {"dataset": dataset, "code": None, "rerank": None, "screen": screen, "file": file}
+                arguments: dict[str, Any] = {
+                    "dataset": dataset,
+                    "code": None,
+                    "rerank": None,
+                    "screen": screen,
+                    "file": file,
+                }
                 exact[name] = stack.enter_context(Worker("binary:rescored", arguments, cores))
                 checked = exact[name].ask(oversample=None, check=True)
                 rounds = [exact[name].ask(oversample=None, check=False) for _ in range(options.repeats)]
@@ -379,8 +387,9 @@ def run_recalls(options: argparse.Namespace, results: Results) -> None:
             combinations += [(code, "f16") for code in ROTATED]
             for code, rerank in combinations[:: 5 if options.quick else 1]:
                 arguments = {"dataset": dataset, "code": code, "rerank": rerank, "screen": True, "file": file}
+                oversamples = [None] if rerank is None else OVERSAMPLES
                 with Worker("binary:rescored", arguments, cores) as ours:
-                    for one in recalls(ours, exact, [None] if rerank is None else OVERSAMPLES, options.repeats):
+                    for one in recalls(ours, exact, oversamples, options.repeats):
                         one = {**line, **code, "rerank": rerank, **one}
                         results.write(one)
                         progress(
@@ -393,11 +402,8 @@ def run_recalls(options: argparse.Namespace, results: Results) -> None:
                         )
 
 
-MODES = ["single", "batch"]
-
-
 def recalls(
-    ours: Worker, exact: dict[str, Worker], oversamples: list[float | None], repeats: int
+    ours: Worker, exact: dict[str, Worker], oversamples: Sequence[float | None], repeats: int
 ) -> list[dict[str, Any]]:
     """Let an index take turns with the exact ones."""
     checks = [ours.ask(oversample=oversample, check=True) for oversample in oversamples]
@@ -514,18 +520,23 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
                 color=colours[code["bits"]],
                 label=what + (", learned rotation" if code["rotation"] else ""),
             )
-            for line in points:
-                if line["oversample"] == 10:  # the one that the targets speak of
-                    panel.plot(
-                        line["single_queries_per_s"], line["recall"], "o", ms=8, mfc="none", mec=colours[code["bits"]]
-                    )
+            typical = [line for line in points if line["oversample"] == 10]
+            panel.plot(
+                [line["single_queries_per_s"] for line in typical],
+                [line["recall"] for line in typical],
+                "o",
+                markersize=8,
+                fillstyle="none",
+                color=colours[code["bits"]],
+            )
         for line in measured:
             if "exact" in line:
                 panel.plot(
                     line["single_queries_per_s"],
                     line["recall"],
-                    "k*" if line["exact"] == "plain" else "k^",
-                    ms=9,
+                    "*" if line["exact"] == "plain" else "^",
+                    markersize=9,
+                    color="black",
                     label=f"exact, {'8-bit screen' if line['exact'] == 'screened' else 'plain scan'}",
                 )
         n, dim = measured[0]["n"], measured[0]["dim"]
@@ -533,5 +544,6 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
         panel.set_xscale("log")
         panel.set_xlabel("queries per second, one by one on one core")
     panels[0].set_ylabel(f"recall@{K}")
-    panels[-1].legend(frameon=False, loc="lower left", fontsize=8)
+    title = f"candidates scored again: {', '.join(map(str, OVERSAMPLES))} x {K}\n(ring: 10 x {K})"
+    panels[-1].legend(frameon=False, loc="lower left", fontsize=8, title=title, title_fontsize=8, alignment="left")
     figures.save(figure, path)
