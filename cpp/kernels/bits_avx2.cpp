@@ -243,8 +243,13 @@ void interleave(const uint8_t* data, size_t stride, size_t n, size_t bytes, uint
             _mm256_cmpgt_epi64(_mm256_set1_epi64x(static_cast<int64_t>(left)), _mm256_setr_epi64x(0, 1, 2, 3));
         const uint8_t* rows[kLanes];
         for (size_t r = 0; r < kLanes; ++r) rows[r] = data + (start + (r < left ? r : 0)) * stride;
+        const uint8_t* next = rows[0] + kGroup * stride;
         size_t at = 0;
         for (; at + kPiece <= bytes; at += kPiece) {
+            // The hardware does not follow so many rows through memory at once. The next group is fetched in order, as
+            // far as the second level: the first one is full of this group.
+            const uint8_t* later = next + at * kLanes;
+            _mm_prefetch(reinterpret_cast<const char*>(later), _MM_HINT_T1);
             store_words(out + at / 8 * kGroup, 2, present, piece(rows[0] + at), piece(rows[1] + at),
                         piece(rows[2] + at), piece(rows[3] + at));
         }

@@ -143,8 +143,8 @@ void count_rows(const uint8_t* query_bytes, const uint8_t* data, size_t stride, 
     }
 }
 
-// Whole eights of rows without gaps, of at most 8 * kVectors bytes: kSlots rows share a register, each in a slot of its
-// own. Returns how many rows it has done.
+// Rows without gaps, of at most 8 * kVectors bytes: kSlots rows share a register, each in a slot of its own. Returns
+// how many rows it has done.
 template <bool exclusive, size_t kVectors, bool kFull>
 size_t count_slots(const uint8_t* query, const uint8_t* data, size_t n, size_t bytes, uint32_t* out) {
     constexpr size_t kSlot = 8 * kVectors, kSlots = kVector / kSlot;
@@ -158,19 +158,16 @@ size_t count_slots(const uint8_t* query, const uint8_t* data, size_t n, size_t b
         used |= first(bytes) << (slot * kSlot);
     }
     const __m512i spread = _mm512_load_si512(order), queries = _mm512_load_si512(repeated);
-    const __mmask64 read = first(kSlots * bytes);
+    // Registers are loaded whole, with rows that come later; the last rows are not for this loop.
+    const size_t loaded = (kVectors - 1) * kSlots * bytes + kVector;
     size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
+    for (; i + 8 <= n && (n - i) * bytes >= loaded; i += 8) {
         EightRows<kVectors> eight;
         for (size_t v = 0; v < kVectors; ++v) {
             const uint8_t* at = data + (i + v * kSlots) * bytes;
             prefetch(at + kAhead);
-            __m512i x;
-            if constexpr (kFull) {
-                x = _mm512_loadu_si512(at);
-            } else {
-                x = _mm512_maskz_permutexvar_epi8(used, spread, _mm512_maskz_loadu_epi8(read, at));
-            }
+            __m512i x = _mm512_loadu_si512(at);
+            if constexpr (!kFull) x = _mm512_maskz_permutexvar_epi8(used, spread, x);
             eight.v[v] = ones<exclusive>(queries, x);
         }
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), eight.sums());
@@ -246,12 +243,15 @@ void interleave(const uint8_t* data, size_t stride, size_t n, size_t bytes, uint
         const auto present = static_cast<__mmask8>(first(left));
         const uint8_t* rows[kLanes];
         for (size_t r = 0; r < kLanes; ++r) rows[r] = data + (start + (r < left ? r : 0)) * stride;
-        const uint8_t* next = rows[0] + kLanes * stride;
+        const uint8_t* next = rows[0] + kGroup * stride;
         size_t at = 0;
         for (; at + kVector <= bytes; at += kVector) {
             // The hardware does not follow eight rows through memory at once. What comes after them is fetched in
-            // order.
-            for (size_t line = 0; line < kLanes; ++line) prefetch(next + at * kLanes + line * kVector);
+            // order, as far as the second level: the first one is full of these rows and their words.
+            for (size_t line = 0; line < kLanes; ++line) {
+                const uint8_t* later = next + at * kLanes + line * kVector;
+                _mm_prefetch(reinterpret_cast<const char*>(later), _MM_HINT_T1);
+            }
             for (size_t piece = at; piece < at + kVector; piece += kPiece) {
                 store_words(out + piece / 8 * kGroup, 2, present, pieces<false>(rows, piece, 0),
                             pieces<false>(rows + 1, piece, 0));
