@@ -69,15 +69,15 @@ void register_flat(py::module_& module) {
         .def("__len__", &Filter::count);
 
     py::class_<Flat>(module, "Flat")
-        .def(py::init([](size_t dim, const std::string& metric, const std::string& codec,
-                         const std::map<std::string, std::string>& parameters, const std::string& rerank,
-                         double oversample, bool screen) {
-                 const CodecSpec spec{codec, {parameters.begin(), parameters.end()}};
-                 return std::make_unique<Flat>(
-                     FlatOptions{dim, parse_metric(metric), spec, rerank, oversample, screen});
-             }),
-             py::arg("dim"), py::arg("metric"), py::arg("codec"), py::arg("parameters"), py::arg("rerank"),
-             py::arg("oversample"), py::arg("screen"))
+        .def(
+            py::init([](size_t dim, const std::string& metric, const std::string& codec,
+                        const std::map<std::string, std::string>& parameters, const std::string& rerank,
+                        double oversample, bool screen) {
+                const CodecSpec spec{codec, {parameters.begin(), parameters.end()}};
+                return std::make_unique<Flat>(FlatOptions{dim, parse_metric(metric), spec, rerank, oversample, screen});
+            }),
+            py::arg("dim"), py::arg("metric"), py::arg("codec"), py::arg("parameters"), py::arg("rerank"),
+            py::arg("oversample"), py::arg("screen"))
         .def(
             "train",
             [](Flat& index, const py::array& array, const std::string& type, const std::string& version,
@@ -137,8 +137,9 @@ void register_flat(py::module_& module) {
                const SharedFilter& filter, const std::optional<std::string>& version, size_t threads) {
                 const Vectors queries = vectors_of(array, type);
                 const SearchOptions options{filter.get(), version, std::nullopt, false};
-                RangeResult result = interruptible(
-                    threads, py::none(), [&](const Run& run) { return index.range_search(queries, radius, options, run); });
+                RangeResult result = interruptible(threads, py::none(), [&](const Run& run) {
+                    return index.range_search(queries, radius, options, run);
+                });
                 const py::ssize_t found = length(result.ids.size());
                 return py::make_tuple(to_array(std::move(result.ids), {found}),
                                       to_array(std::move(result.scores), {found}),
@@ -211,12 +212,11 @@ void register_flat(py::module_& module) {
         .def_property_readonly("metric",
                                [](const Flat& index) { return std::string(metric_name(index.options().metric)); })
         .def_property_readonly("codec", [](const Flat& index) { return index.options().codec.name; })
-        .def_property_readonly(
-            "parameters",
-            [](const Flat& index) {
-                const auto& parameters = index.options().codec.parameters;
-                return std::map<std::string, std::string>(parameters.begin(), parameters.end());
-            })
+        .def_property_readonly("parameters",
+                               [](const Flat& index) {
+                                   const auto& parameters = index.options().codec.parameters;
+                                   return std::map<std::string, std::string>(parameters.begin(), parameters.end());
+                               })
         .def_property_readonly("rerank", [](const Flat& index) { return index.options().rerank; })
         .def_property_readonly("oversample", [](const Flat& index) { return index.options().oversample; })
         .def_property_readonly("screen", [](const Flat& index) { return index.options().screen; })

@@ -19,7 +19,9 @@ using kernels::kGroup;
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr size_t kPiece = 256;  // rows counted per kernel call
+constexpr float kShortest = 1e-30f;                               // squared length that float32 still tells
+constexpr uint32_t kNever = std::numeric_limits<int32_t>::max();  // as a count: survives nothing
+constexpr size_t kPiece = 256;                                    // rows counted per kernel call
 
 const uint8_t* bytes_of(const std::byte* data) { return reinterpret_cast<const uint8_t*>(data); }
 
@@ -64,7 +66,7 @@ class BitsQuery final : public Query {
         } else {
             rotate(queries);
         }
-        if (counted() || metric_ == Metric::jaccard) {
+        if (coded_ && (counted() || metric_ == Metric::jaccard)) {
             if (width_ >= kTileFrom) pack_tiles();
         } else {
             terms_.reserve(width_);
@@ -72,8 +74,9 @@ class BitsQuery final : public Query {
         }
     }
 
-    std::optional<Counts> counts() const override {
+    std::optional<Counts> counts(size_t q) const override {
         if (!counted()) return std::nullopt;
+        if (!coded_) return terms_[q].counts;
         const auto d = static_cast<double>(dim_), s = static_cast<double>(codec_.scale(0));
         switch (metric_) {
             case Metric::cosine:
@@ -124,12 +127,19 @@ class BitsQuery final : public Query {
     // A query as kernels::BitPlanes takes it: distances are mul[x] * (offset + sum of weight * count) + tilt * add[x],
     // off by at most slack * mul[x] and a rounding error relative to `magnitude`.
     struct Terms {
-        std::vector<uint64_t> planes;  // [words][query planes]
+        std::vector<std::byte> bits;   // [query planes][bytes]
+        std::vector<uint64_t> planes;  // the same, [words][query planes]
         std::vector<float> weight;     // [document planes][query planes]
         float offset, tilt, slack, magnitude;
+        Counts counts;  // if these are counted
     };
 
-    bool counted() const { return coded_ && planes_ == 1 && metric_ != Metric::jaccard; }
+    // Whether distances are counts: of bits that differ, or sums of the small whole numbers of a rounded query.
+    bool counted() const {
+        return planes_ == 1 && metric_ != Metric::jaccard && codec_.scale(0) > 0 &&
+               (coded_ || (int4() && !codec_.stores_length()));
+    }
+    bool int4() const { return !coded_ && codec_.signs().queries == Signs::Queries::int4; }
     const std::byte* code(size_t q) const { return codes_.data() + q * codec_.row_bytes(); }
     const float* rotated(size_t q) const { return rotated_.data() + q * dim_; }
 
@@ -162,7 +172,8 @@ class BitsQuery final : public Query {
     double squared_query(size_t q) const {
         if (coded_) return codec_.squared_length(code(q));
         double sum = 0;
-        for (size_t d = 0; d < dim_; ++d) sum += static_cast<double>(rotated(q)[d]) * static_cast<double>(rotated(q)[d]);
+        for (size_t d = 0; d < dim_; ++d)
+            sum += static_cast<double>(rotated(q)[d]) * static_cast<double>(rotated(q)[d]);
         return sum;
     }
     double threshold_dot(size_t q) const {
@@ -173,7 +184,8 @@ class BitsQuery final : public Query {
         return sum;
     }
 
-    // -- one distance after the other ----------------------------------------------------------------------------------
+    // -- one distance after the other
+    // ----------------------------------------------------------------------------------
 
     void score(size_t q, Rows rows, const uint32_t* list, size_t n, float* out) const noexcept {
         double exact[kPiece];
@@ -199,8 +211,12 @@ class BitsQuery final : public Query {
             }
             return;
         }
-        if (const auto scale = this->counts()) {
-            count(true, code(q), rows, list, n, bytes_, counts);
+        if (const auto scale = this->counts(q)) {
+            if (coded_) {
+                count(true, code(q), rows, list, n, bytes_, counts);
+            } else {
+                count_steps(terms_[q], rows, list, n, counts);
+            }
             for (size_t i = 0; i < n; ++i) out[i] = scale->offset + scale->scale * static_cast<double>(counts[i]);
             return;
         }
@@ -235,7 +251,20 @@ class BitsQuery final : public Query {
         }
     }
 
-    // -- few queries: row after row --------------------------------------------------------------------------------------
+    // The counts of a rounded query, from those of its planes.
+    void count_steps(const Terms& t, Rows rows, const uint32_t* list, size_t n, uint32_t* out) const noexcept {
+        uint32_t ones[kPiece];
+        float sums[kPiece];
+        std::fill_n(sums, n, t.offset);
+        for (size_t p = 0; p < t.weight.size(); ++p) {
+            count(false, t.bits.data() + p * bytes_, rows, list, n, bytes_, ones);
+            for (size_t i = 0; i < n; ++i) sums[i] += t.weight[p] * static_cast<float>(ones[i]);
+        }
+        for (size_t i = 0; i < n; ++i) out[i] = static_cast<uint32_t>(sums[i]);
+    }
+
+    // -- few queries: row after row
+    // --------------------------------------------------------------------------------------
 
     void scan_rows(size_t q, Block block, SurvivorSink& sink) const noexcept {
         uint32_t counts[kPiece];
@@ -258,24 +287,30 @@ class BitsQuery final : public Query {
             } else {
                 count(true, code(q), rows, nullptr, n, bytes_, counts);
                 const int32_t most = most_of(bound);
-                int32_t least = std::numeric_limits<int32_t>::max();
-                for (size_t i = 0; i < n; ++i) least = std::min(least, static_cast<int32_t>(counts[i]));
-                if (least > most) continue;
-                for (size_t i = 0; i < n; ++i) {
-                    if (static_cast<int32_t>(counts[i]) > most) continue;
-                    const auto distance = static_cast<float>(counts[i]);
-                    survivors[kept++] = {query, static_cast<uint32_t>(start + i), distance, distance};
+                // Most runs hold none, which their smallest count tells.
+                constexpr size_t kRun = 16;
+                std::fill(counts + n, counts + (n + kRun - 1) / kRun * kRun, kNever);
+                for (size_t run = 0; run < n; run += kRun) {
+                    uint32_t least = kNever;
+                    for (size_t i = run; i < run + kRun; ++i) least = std::min(least, counts[i]);
+                    if (static_cast<int32_t>(least) > most) continue;
+                    for (size_t i = run; i < run + kRun; ++i) {
+                        if (static_cast<int32_t>(counts[i]) > most) continue;
+                        const auto distance = static_cast<float>(counts[i]);
+                        survivors[kept++] = {query, static_cast<uint32_t>(start + i), distance, distance};
+                    }
                 }
             }
             if (kept > 0) sink.take({survivors, kept});
         }
     }
 
-    // -- many queries: groups of rows, interleaved ---------------------------------------------------------------------
+    // -- many queries: groups of rows, interleaved
+    // ---------------------------------------------------------------------
 
     // The largest count within a bound; -1 if there is none.
     int32_t most_of(float bound) const {
-        return bound >= static_cast<float>(dim_) ? std::numeric_limits<int32_t>::max()
+        return bound >= static_cast<float>(dim_) ? static_cast<int32_t>(kNever) - 1
                                                  : std::max(-1, static_cast<int32_t>(std::floor(bound)));
     }
 
@@ -360,12 +395,13 @@ class BitsQuery final : public Query {
             for (size_t start = 0; start < block.n; start += kGroup) {
                 for (size_t i = 0; i < kGroup; ++i) factors[kGroup + i] = static_cast<float>(ones[start + i]);
                 const float least = std::clamp(-sink.bounds[q], 0.0f, 1.0f), weight = -(1 + least);
-                const kernels::BitPlanes query{words_, 1, 1, planes.data(), &weight,
-                                               least * static_cast<float>(query_ones), least,
-                                               4 * TiledQueries::kRelative * magnitude, false};
-                const uint32_t hit =
-                    kernels::active().bits.planes(groups + start * words_, factors, &query, low) &
-                    present(block.n - start);
+                const kernels::BitPlanes query{words_,  1,
+                                               1,       planes.data(),
+                                               &weight, least * static_cast<float>(query_ones),
+                                               least,   4 * TiledQueries::kRelative * magnitude,
+                                               false};
+                const uint32_t hit = kernels::active().bits.planes(groups + start * words_, factors, &query, low) &
+                                     present(block.n - start);
                 if (hit != 0) take_settled(q, block, start, hit, sink);
             }
         }
@@ -389,21 +425,23 @@ class BitsQuery final : public Query {
         sink.take({survivors, n});
     }
 
-    // -- planes with weights --------------------------------------------------------------------------------------------
+    // -- planes with weights
+    // --------------------------------------------------------------------------------------------
 
     Terms terms_of(size_t q) const {
         const double squared = squared_query(q);
         const auto d = static_cast<double>(dim_);
-        const bool int4 = codec_.signs().queries == Signs::Queries::int4;
-        const size_t query_planes = coded_ ? planes_ : int4 ? 4 : kBitPlanes;
+        const size_t query_planes = coded_ ? planes_ : int4() ? 4 : kBitPlanes;
         double longest = 0;  // a bound of the lengths of what codes stand for, without the threshold
         for (size_t t = 0; t < planes_; ++t) longest += static_cast<double>(codec_.scale(t)) * std::sqrt(d);
 
-        std::vector<std::byte> bits(query_planes * bytes_);
+        Terms out{};
+        out.bits.resize(query_planes * bytes_);
         std::vector<double> weight(planes_ * query_planes);  // of the inner product
-        double offset = 0, error = 0;
+        double offset = 0, error = 0, sum = 0;
+        float lengths[3];
         if (coded_) {
-            std::memcpy(bits.data(), code(q), bits.size());
+            std::memcpy(out.bits.data(), code(q), out.bits.size());
             for (size_t t = 0; t < planes_; ++t) {
                 for (size_t p = 0; p < planes_; ++p) {
                     const double both = static_cast<double>(codec_.scale(t)) * static_cast<double>(codec_.scale(p));
@@ -415,16 +453,14 @@ class BitsQuery final : public Query {
             // The query as small integers in two's complement, each binary place a plane. One that was rounded before
             // becomes the same integers again.
             std::vector<int8_t> steps(dim_);
-            float lengths[3];
-            kernels::active().quantize(rotated(q), dim_, int4 ? kInt4 : 127, steps.data(), lengths);
-            if (!int4) error = static_cast<double>(lengths[1]) * longest;
+            kernels::active().quantize(rotated(q), dim_, int4() ? kInt4 : 127, steps.data(), lengths);
+            if (!int4()) error = static_cast<double>(lengths[1]) * longest;
             offset = threshold_dot(q);
-            double sum = 0;
             for (size_t i = 0; i < dim_; ++i) {
                 sum += static_cast<double>(steps[i]);
                 const auto value = static_cast<uint8_t>(steps[i]);
                 for (size_t p = 0; p < query_planes; ++p) {
-                    if ((value >> p & 1) != 0) set_bit(bits.data() + p * bytes_, i);
+                    if ((value >> p & 1) != 0) set_bit(out.bits.data() + p * bytes_, i);
                 }
             }
             for (size_t t = 0; t < planes_; ++t) {
@@ -436,16 +472,35 @@ class BitsQuery final : public Query {
                 }
             }
         }
+        out.planes.resize(words_ * query_planes);
+        for (size_t w = 0; w < words_; ++w) {
+            for (size_t p = 0; p < query_planes; ++p) {
+                std::memcpy(&out.planes[w * query_planes + p], out.bits.data() + p * bytes_ + w * 8,
+                            std::min<size_t>(8, bytes_ - w * 8));
+            }
+        }
 
         double factor = -1;  // of the inner product in the distance
-        Terms out{};
         if (metric_ == Metric::cosine) {
             factor = squared > 0 ? -1 / std::sqrt(squared) : 0;
         } else if (metric_ == Metric::l2) {
             factor = -2;
             out.tilt = 1;
         }
-        const double base = metric_ == Metric::l2 ? squared : 0;
+        double base = metric_ == Metric::l2 ? squared : 0;
+        if (counted()) {
+            // The inner product is unit * (2 * b - sum), b being the sum of the query's steps at the ones of the code,
+            // from -7 dim to 7 dim. The count is 7 dim - b.
+            const double scale = static_cast<double>(codec_.scale(0)), unit = static_cast<double>(lengths[0]) * scale;
+            const double most = static_cast<double>(kInt4) * d, length = d * scale * scale;
+            if (metric_ == Metric::cosine) factor /= std::sqrt(length);
+            if (metric_ == Metric::l2) base += length;
+            out.counts = {2 * static_cast<size_t>(kInt4) * dim_, -2 * factor * unit,
+                          base + factor * unit * (2 * most - sum)};
+            out.weight = {-1, -2, -4, 8};
+            out.offset = static_cast<float>(most);
+            return out;
+        }
         double magnitude = base + std::abs(factor * offset);
         for (const double w : weight) {
             out.weight.push_back(static_cast<float>(factor * w));
@@ -454,13 +509,6 @@ class BitsQuery final : public Query {
         out.offset = static_cast<float>(base + factor * offset);
         out.slack = static_cast<float>(std::abs(factor) * error * (1 + TiledQueries::kRelative));
         out.magnitude = static_cast<float>(magnitude);
-        out.planes.resize(words_ * query_planes);
-        for (size_t w = 0; w < words_; ++w) {
-            for (size_t p = 0; p < query_planes; ++p) {
-                std::memcpy(&out.planes[w * query_planes + p], bits.data() + p * bytes_ + w * 8,
-                            std::min<size_t>(8, bytes_ - w * 8));
-            }
-        }
         return out;
     }
 
@@ -468,10 +516,12 @@ class BitsQuery final : public Query {
     void set_factors(const std::byte* rows, size_t n, float* factors) const noexcept {
         std::fill_n(factors, kGroup, 1.0f);
         std::fill_n(factors + kGroup, kGroup, 0.0f);
-        if (metric_ == Metric::ip) return;
+        if (metric_ == Metric::ip || counted()) return;
         float* to = metric_ == Metric::cosine ? factors : factors + kGroup;
-        const auto factor_of = [&](float squared) {
-            return metric_ == Metric::l2 ? squared : squared > 0 ? 1 / std::sqrt(squared) : 0.0f;
+        const auto factor_of = [&](float squared) {  // nothing is known of the direction of a vector that vanishes
+            return metric_ == Metric::l2 ? squared
+                   : squared > kShortest ? 1 / std::sqrt(squared)
+                                         : std::numeric_limits<float>::quiet_NaN();
         };
         if (!codec_.stores_length()) {
             std::fill_n(to, kGroup, factor_of(static_cast<float>(dim_) * codec_.scale(0) * codec_.scale(0)));
@@ -488,10 +538,13 @@ class BitsQuery final : public Query {
         const uint64_t* groups = interleave(block);
         const auto kernel = kernels::active().bits.planes;
         const size_t group_words = planes_ * words_ * kGroup, n_groups = (block.n + kGroup - 1) / kGroup;
-        thread_local std::vector<float> factors, largest;  // mul and add of all documents; the largest of each group
-        factors.resize(n_groups * 2 * kGroup);
-        largest.resize(n_groups * 2);
-        for (size_t g = 0; g < n_groups; ++g) {
+        // Groups share their factors where these do not depend on the document.
+        const bool own = codec_.stores_length() && metric_ != Metric::ip;
+        const size_t sets = own ? n_groups : 1;
+        thread_local std::vector<float> factors, largest;  // mul and add of documents; the largest of each set
+        factors.resize(sets * 2 * kGroup);
+        largest.resize(sets * 2);
+        for (size_t g = 0; g < sets; ++g) {
             float* mul = factors.data() + g * 2 * kGroup;
             set_factors(block.data + g * kGroup * codec_.row_bytes(), std::min(kGroup, block.n - g * kGroup), mul);
             largest[2 * g] = *std::max_element(mul, mul + kGroup);
@@ -501,20 +554,23 @@ class BitsQuery final : public Query {
         Survivor survivors[kGroup];
         for (size_t q = 0; q < width_; ++q) {
             const Terms& t = terms_[q];
-            kernels::BitPlanes query{words_,   planes_, t.planes.size() / words_, t.planes.data(), t.weight.data(),
-                                     t.offset, t.tilt,  kInfinity,                coded_};
+            kernels::BitPlanes query{words_,          planes_,         t.planes.size() / words_,
+                                     t.planes.data(), t.weight.data(), t.offset,
+                                     t.tilt,          kInfinity,       coded_};
             for (size_t g = 0; g < n_groups; ++g) {
-                const float* mul = factors.data() + g * 2 * kGroup;
+                const size_t set = own ? g : 0;
+                const float* mul = factors.data() + set * 2 * kGroup;
                 const float* add = mul + kGroup;
                 // The bound, loosened for the document that gains most by it.
-                query.bound = sink.bounds[q] + spread_of(t, largest[2 * g], largest[2 * g + 1]);
+                query.bound = sink.bounds[q] + spread_of(t, largest[2 * set], largest[2 * set + 1]);
                 const uint32_t hit = kernel(groups + g * group_words, mul, &query, low);
                 size_t kept = 0;
                 for (uint32_t docs = hit & present(block.n - g * kGroup); docs != 0; docs &= docs - 1) {
                     const auto i = static_cast<size_t>(std::countr_zero(docs));
                     const float off = spread_of(t, mul[i], add[i]);
-                    survivors[kept++] = {static_cast<uint32_t>(q), static_cast<uint32_t>(g * kGroup + i), low[i] - off,
-                                         low[i] + off};
+                    const bool known = std::isfinite(low[i]) && std::isfinite(off);
+                    survivors[kept++] = {static_cast<uint32_t>(q), static_cast<uint32_t>(g * kGroup + i),
+                                         known ? low[i] - off : -kInfinity, known ? low[i] + off : kInfinity};
                 }
                 if (kept > 0) sink.take({survivors, kept});
             }
@@ -743,6 +799,16 @@ void BitsCodec::decode(Rows rows, const uint32_t* list, size_t n, float* out) co
         }
         std::copy(back.begin(), back.end(), vector);
     }
+}
+
+bool BitsCodec::valid(Rows rows, size_t n) const {
+    const auto padding = static_cast<std::byte>(dim_ % 8 == 0 ? 0 : 0xffu >> dim_ % 8);
+    for (size_t i = 0; i < n; ++i) {
+        for (size_t t = 1; t <= signs_.planes; ++t) {
+            if ((rows.data[i * rows.stride + t * plane_bytes() - 1] & padding) != std::byte{0}) return false;
+        }
+    }
+    return true;
 }
 
 void BitsCodec::pack(Rows rows, size_t n, std::byte* block) const {

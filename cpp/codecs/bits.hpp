@@ -15,8 +15,8 @@ struct Signs {
     size_t planes = 1;
     enum class Threshold { zero, mean, median } threshold = Threshold::zero;
     bool rotated = false;  // by a matrix learned elsewhere
-    // How queries are scored: as codes (symmetric distance), or against the decoded vectors (asymmetric), rounded to four
-    // bits or as they are.
+    // How queries are scored: as codes (symmetric distance), or against the decoded vectors (asymmetric), rounded to
+    // four bits or as they are.
     enum class Queries { code, int4, full } queries = Queries::code;
     bool coded_queries() const { return queries == Queries::code; }
 
@@ -46,6 +46,7 @@ class BitsCodec final : public Codec {
     std::unique_ptr<Codec> with(Learned learned) const override;
     void encode(const Vectors& vectors, std::byte* rows) const override;
     void decode(Rows rows, const uint32_t* list, size_t n, float* out) const override;
+    bool valid(Rows rows, size_t n) const override;
     void pack(Rows rows, size_t n, std::byte* block) const override;
     std::unique_ptr<Query> prepare(const Vectors& queries) const override;
 

@@ -1,8 +1,8 @@
 // The one boundary that every search crosses: how vectors are stored and how a query scores what is stored.
 //
-// Inside the core a score is a distance, smaller is better: -<q, x> for ip, -cos(q, x) for cosine, the squared Euclidean
-// distance for l2, the number of different bits for hamming, and -|q & x| / |q | x| for jaccard. The sign and the square
-// root are restored once, at the API (see api_score).
+// Inside the core a score is a distance, smaller is better: -<q, x> for ip, -cos(q, x) for cosine, the squared
+// Euclidean distance for l2, the number of different bits for hamming, and -|q & x| / |q | x| for jaccard. The sign and
+// the square root are restored once, at the API (see api_score).
 #pragma once
 
 #include <cstddef>
@@ -94,9 +94,9 @@ struct Counts {
 // One codec bound to a batch of queries; built once per search and shared by its threads.
 class Query : public Scanner {
   public:
-    // Set if scans give such counts in place of distances (and get them as bounds), so that results can be chosen by
-    // counting.
-    virtual std::optional<Counts> counts() const { return std::nullopt; }
+    // Set, for all queries, if scans give such counts in place of distances (and get them as bounds), so that results
+    // can be chosen by counting.
+    virtual std::optional<Counts> counts(size_t /*query*/) const { return std::nullopt; }
     // Estimated distances from query 0 to the listed rows.
     virtual void score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept = 0;
     // Estimated distances (queries, block.n).
@@ -133,6 +133,8 @@ class Codec {
     // Checked vectors to rows; throws UnencodableVector.
     virtual void encode(const Vectors& vectors, std::byte* rows) const = 0;
     virtual void decode(Rows rows, const uint32_t* list, size_t n, float* out) const = 0;
+    // Whether rows from elsewhere could have been encoded: codecs that take any bytes say yes.
+    virtual bool valid(Rows /*rows*/, size_t /*n*/) const { return true; }
     virtual void pack(Rows rows, size_t n, std::byte* block) const = 0;
     // Checked queries, copied; the codec must outlive what is returned.
     virtual std::unique_ptr<Query> prepare(const Vectors& queries) const = 0;

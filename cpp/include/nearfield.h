@@ -123,8 +123,8 @@ NEARFIELD_API nearfield_status nearfield_create(const nearfield_index_options* o
 
 typedef struct nearfield_open_options {
     size_t struct_size;
-    int64_t mmap;   /* 1: map the file instead of reading it; a save may replace it then, but nobody may change it. 2: map
-                       the rerank copy only, and read the rest */
+    int64_t mmap; /* 1: map the file instead of reading it; a save may replace it then, but nobody may change it. 2: map
+                     the rerank copy only, and read the rest */
     int64_t verify; /* 1: compare the checksum of every array also when mapping, which reads the whole file */
 } nearfield_open_options;
 
@@ -148,9 +148,9 @@ typedef struct nearfield_write_options {
     const char* version; /* the model that the vectors come from; a search can be limited to one. Default: "" */
 } nearfield_write_options;
 
-/* Lets the codec learn from a sample of the vectors of a version (NULL: "") that has none yet. Without it, it learns from
- * the first that are added. `rotation`, a matrix (dim, dim) whose rows are orthonormal, is for codecs with the parameter
- * "rotation", and NULL for others. */
+/* Lets the codec learn from a sample of the vectors of a version (NULL: "") that has none yet. Without it, it learns
+ * from the first that are added. `rotation`, a matrix (dim, dim) whose rows are orthonormal, is for codecs with the
+ * parameter "rotation", and NULL for others. */
 NEARFIELD_API nearfield_status nearfield_train(nearfield_index* index, const nearfield_vectors* sample,
                                                const float* rotation, const char* version);
 
@@ -208,7 +208,8 @@ NEARFIELD_API nearfield_status nearfield_search(const nearfield_index* index, co
 typedef struct nearfield_range_hits nearfield_range_hits;
 
 /* Finds every vector within a radius, the boundary included: at most that distance for l2 and hamming, at least that
- * score for the others. `options` may be NULL; `oversample` and `exact` are ignored, the finest codec is always compared. */
+ * score for the others. `options` may be NULL; `oversample` and `exact` are ignored, the finest codec is always
+ * compared. */
 NEARFIELD_API nearfield_status nearfield_range_search(const nearfield_index* index, const nearfield_vectors* queries,
                                                       double radius, const nearfield_search_options* options,
                                                       nearfield_range_hits** hits);

@@ -48,8 +48,8 @@ Flat::Flat(FlatOptions options, std::unique_ptr<Codec> codec) : options_(std::mo
     // A screen is an image of floats; other codes are no larger than it would be.
     const std::string& name = options_.codec.name;
     if (name != "f32" && name != "f16" && name != "bf16") options_.screen = false;
-    newest_ = std::make_unique<Snapshot>(Snapshot{std::make_shared<State>(*codec_, rerank_.get()), {},
-                                                  std::make_shared<Versions>(), 0, new_version()});
+    newest_ = std::make_unique<Snapshot>(
+        Snapshot{std::make_shared<State>(*codec_, rerank_.get()), {}, std::make_shared<Versions>(), 0, new_version()});
 }
 
 Flat::~Flat() = default;

@@ -71,8 +71,8 @@ class Flat {
     static std::unique_ptr<Flat> over(const Vectors& vectors, Metric metric);
     ~Flat();
 
-    // Vectors belong to a version, named after the model they come from. The codec learns from the first vectors of each
-    // version, or beforehand by `train`; what it cannot learn by itself (see Codec::trained) is in `given`.
+    // Vectors belong to a version, named after the model they come from. The codec learns from the first vectors of
+    // each version, or beforehand by `train`; what it cannot learn by itself (see Codec::trained) is in `given`.
     void train(const Vectors& sample, const std::string& version, Learned given);
     // Adds vectors under the given ids, or under the next automatic ones if `ids` is null; returns the ids.
     std::vector<int64_t> add(const Vectors& vectors, const int64_t* ids, const std::string& version, Learned given,

@@ -101,8 +101,8 @@ std::shared_ptr<const Versions> load_versions(const Container& file, const std::
     } else if (count > 1) {
         const Tensor& tensor = file.tensor("version_rows");
         const uint64_t runs = tensor.bytes / sizeof(Versions::Rows);
-        const auto* values = reinterpret_cast<const Versions::Rows*>(
-            expect(file, "version_rows", TensorType::u32, {runs, 2}).data);
+        const auto* values =
+            reinterpret_cast<const Versions::Rows*>(expect(file, "version_rows", TensorType::u32, {runs, 2}).data);
         out->rows.assign(values, values + runs);
         for (size_t i = 0; i < runs; ++i) {
             const bool ordered = i == 0 ? values[i].first == 0 : values[i].first > values[i - 1].first;
@@ -216,7 +216,11 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
     if (count > std::numeric_limits<uint32_t>::max()) throw FileFormatError(file->name() + ": too many rows");
     const auto rows_of = [&](std::string_view name, const Codec& codec) -> const Tensor& {
         const TensorType type = stored_type(codec.name());
-        return expect(*file, name, type, {count, codec.row_bytes() / element_bytes(type)});
+        const Tensor& tensor = expect(*file, name, type, {count, codec.row_bytes() / element_bytes(type)});
+        if (tensor.read && !codec.valid({tensor.data, codec.row_bytes()}, count)) {
+            throw FileFormatError(file->name() + ": tensor \"" + std::string(name) + "\" has ones in its padding bits");
+        }
+        return tensor;
     };
     auto state =
         std::make_shared<State>(index->codec_->row_bytes(), rows_of("vectors", *index->codec_).data, count, file);
@@ -248,7 +252,8 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
         screened = groups * kGroup;
     }
     const uint64_t version = index->newest_->version;
-    index->publish({std::move(state), {count, 0, nullptr}, load_versions(*file, index->codec_, count), screened, version});
+    index->publish(
+        {std::move(state), {count, 0, nullptr}, load_versions(*file, index->codec_, count), screened, version});
     return index;
 }
 

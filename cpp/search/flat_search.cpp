@@ -228,8 +228,8 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions&
         const Vectors own = vectors.part(part->first_query, part->queries);
         part->query = plan.codec->prepare(own);
         if (plan.screen && !plan.listed) part->screen = state.screen->codec.prepare(own.floats(), own.n);
-        if (const auto counts = part->query->counts(); counts && !plan.listed) {
-            part->counted.emplace(part->queries, plan.k, plan.admission, *counts, *state.ids);
+        if (part->query->counts(0) && !plan.listed) {
+            part->counted.emplace(*part->query, part->queries, plan.k, plan.admission, *state.ids);
         } else {
             part->best.emplace(part->queries, plan.k, plan.admission, Settler(*part->query, *plan.rows), *state.ids);
         }
@@ -290,15 +290,18 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Sear
         const size_t first = item * part_queries, n = std::min(part_queries, queries.n - first);
         const Vectors own = vectors.part(first, n);
         const auto query = codec.prepare(own);
-        float scan_bound = bound;
-        if (const auto counts = query->counts()) {
-            scan_bound = static_cast<float>((static_cast<double>(bound) - counts->offset) / counts->scale + 1e-3);
+        std::vector<float> bounds(n, bound);
+        for (size_t q = 0; q < n; ++q) {
+            const auto counts = query->counts(q);
+            if (!counts) break;
+            const double most = (static_cast<double>(bound) - counts->offset) / counts->scale;
+            bounds[q] = counts->scale > 0 ? static_cast<float>(most + 1e-3) : std::numeric_limits<float>::infinity();
         }
-        Within inside(n, scan_bound, admission);
+        Within inside(std::move(bounds), admission);
         const auto always = [](size_t) { return true; };
         if (screened > 0) {
-            scan_range(*state.screen->codec.prepare(own.floats(), n), state.screen->groups, kGroup, 0, std::min(screened, count),
-                       inside, always);
+            scan_range(*state.screen->codec.prepare(own.floats(), n), state.screen->groups, kGroup, 0,
+                       std::min(screened, count), inside, always);
         }
         scan_range(*query, rows, 1, std::min(screened, count), count, inside, always);
         const Settler settler(*query, rows);

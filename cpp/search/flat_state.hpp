@@ -53,8 +53,8 @@ struct Versions {
                                    all.begin());
     }
     size_t of_row(size_t row) const {
-        const auto after =
-            std::upper_bound(rows.begin(), rows.end(), row, [](size_t r, const Rows& entry) { return r < entry.first; });
+        const auto after = std::upper_bound(rows.begin(), rows.end(), row,
+                                            [](size_t r, const Rows& entry) { return r < entry.first; });
         return (after - 1)->version;
     }
     // Says that the rows from `first` on are of a version.

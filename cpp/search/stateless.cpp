@@ -40,7 +40,8 @@ std::vector<float> number_scores(const Vectors& queries, const Vectors& vectors,
     const size_t block = std::max<size_t>(1, kBlockBytes / codec.row_bytes());
     for (size_t start = 0; start < queries.n; start += kRunQueries) {
         const size_t width = std::min(kRunQueries, queries.n - start), bound = std::max(width, kTileFrom);
-        const auto query = codec.prepare({reinterpret_cast<const std::byte*>(own.data() + start * dim), kernels::kF32, bound, dim, dim * sizeof(float)});
+        const auto query = codec.prepare({reinterpret_cast<const std::byte*>(own.data() + start * dim), kernels::kF32,
+                                          bound, dim, dim * sizeof(float)});
         parallel_for((vectors.n + block - 1) / block, run, [&](size_t item) {
             const size_t first = item * block, n = std::min(block, vectors.n - first);
             std::vector<float> rows(n * dim), distances(bound * n);

@@ -160,10 +160,11 @@ std::vector<Candidate>& TopK::finish(size_t q) {
     return lists_[q];
 }
 
-CountingTopK::CountingTopK(size_t queries, size_t k, Admission admission, Counts counts, const IdMap& ids)
-    : k_(k),
+CountingTopK::CountingTopK(const Query& query, size_t queries, size_t k, Admission admission, const IdMap& ids)
+    : query_(&query),
+      k_(k),
+      largest_(query.counts(0)->largest),
       admission_(admission),
-      counts_(counts),
       ids_(&ids),
       bounds_(queries, kInfinity),
       lists_(queries) {
@@ -175,7 +176,7 @@ void CountingTopK::take(std::span<const Survivor> survivors) noexcept {
         const size_t row = base_ + s.at;
         if (s.low > bounds_[s.query] || !admission_(row)) continue;
         // More ones than there are bits: in the padding of a damaged file.
-        const auto count = std::min(static_cast<uint32_t>(s.low), static_cast<uint32_t>(counts_.largest));
+        const auto count = std::min(static_cast<uint32_t>(s.low), static_cast<uint32_t>(largest_));
         lists_[s.query].push_back({static_cast<uint32_t>(row), count});
         if (lists_[s.query].size() >= 2 * k_ + kSpare) shrink(s.query);
     }
@@ -183,18 +184,18 @@ void CountingTopK::take(std::span<const Survivor> survivors) noexcept {
 
 // How often each count occurs in a list.
 void CountingTopK::fill_histogram(const std::vector<Hit>& list) {
-    histogram_.assign(counts_.largest + 1, 0);
+    histogram_.assign(largest_ + 1, 0);
     for (const Hit& hit : list) ++histogram_[hit.count];
 }
 
-// Keeps the k best, in the order of their rows. Later rows have to be better than the last of them, or, where ids do not
-// grow with the rows, as good.
+// Keeps the k best, in the order of their rows. Later rows have to be better than the last of them, or, where ids do
+// not grow with the rows, as good.
 void CountingTopK::shrink(size_t q) {
     auto& list = lists_[q];
     if (list.size() <= k_) return;
     uint32_t last = 0;  // the k-th smallest count
     size_t before = 0;  // how many are smaller
-    if (list.size() > counts_.largest / 8) {
+    if (list.size() > largest_ / 8) {
         fill_histogram(list);
         while (before + histogram_[last] < k_) before += histogram_[last++];
     } else {
@@ -219,8 +220,7 @@ void CountingTopK::shrink(size_t q) {
     size_t kept = 0;
     const bool any_id = !ids_->is_explicit();
     for (const Hit hit : list) {  // without branches, which nobody could foresee
-        const bool tied =
-            (hit.count == last) & (ties > 0) & (any_id || ids_->id_of(hit.row) <= largest_id);
+        const bool tied = (hit.count == last) & (ties > 0) & (any_id || ids_->id_of(hit.row) <= largest_id);
         list[kept] = hit;
         kept += static_cast<size_t>((hit.count < last) | tied);
         ties -= static_cast<size_t>(tied);
@@ -245,12 +245,12 @@ std::vector<Candidate>& CountingTopK::finish(size_t q) {
     shrink(q);
     const auto& list = lists_[q];
     finished_.resize(list.size());
-    const auto candidate = [this](Hit hit) {
+    const auto candidate = [counts = *query_->counts(q)](Hit hit) {
         Candidate out{hit.row, 0, 0};
-        out.settle(counts_.offset + counts_.scale * static_cast<double>(hit.count));
+        out.settle(counts.offset + counts.scale * static_cast<double>(hit.count));
         return out;
     };
-    if (ids_->is_explicit() || list.size() < counts_.largest / 8) {
+    if (ids_->is_explicit() || list.size() < largest_ / 8) {
         std::transform(list.begin(), list.end(), finished_.begin(), candidate);
         keep_best(finished_, k_, *ids_);
         return finished_;
@@ -262,8 +262,8 @@ std::vector<Candidate>& CountingTopK::finish(size_t q) {
     return finished_;
 }
 
-Within::Within(size_t queries, float bound, Admission admission)
-    : admission_(admission), bounds_(queries, bound), lists_(queries) {
+Within::Within(std::vector<float> given, Admission admission)
+    : admission_(admission), bounds_(std::move(given)), lists_(bounds_.size()) {
     bounds = bounds_.data();
 }
 

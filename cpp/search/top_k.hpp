@@ -97,7 +97,7 @@ class TopK final : public Collector {
 // For distances that are whole counts (see Counts): selection by counting how often each of them occurs.
 class CountingTopK final : public Collector {
   public:
-    CountingTopK(size_t queries, size_t k, Admission admission, Counts counts, const IdMap& ids);
+    CountingTopK(const Query& query, size_t queries, size_t k, Admission admission, const IdMap& ids);
 
     void take(std::span<const Survivor> survivors) noexcept override;
     void merge(Collector& other) override;
@@ -111,9 +111,9 @@ class CountingTopK final : public Collector {
     void fill_histogram(const std::vector<Hit>& list);
     void shrink(size_t q);
 
-    size_t k_;
+    const Query* query_;
+    size_t k_, largest_;  // largest count
     Admission admission_;
-    Counts counts_;
     const IdMap* ids_;
     std::vector<float> bounds_;
     std::vector<std::vector<Hit>> lists_;
@@ -124,7 +124,7 @@ class CountingTopK final : public Collector {
 // All rows whose distance may be within a fixed bound, for range search.
 class Within final : public SurvivorSink {
   public:
-    Within(size_t queries, float bound, Admission admission);
+    Within(std::vector<float> bounds, Admission admission);  // a bound for each query
     void start_block(size_t row) { base_ = row; }
     void take(std::span<const Survivor> survivors) noexcept override;
     std::vector<Candidate>& list(size_t q) { return lists_[q]; }

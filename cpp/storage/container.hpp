@@ -67,6 +67,7 @@ struct Tensor {
     std::vector<uint64_t> shape;
     const std::byte* data;  // aligned to kTensorAlignment, never null
     uint64_t bytes;
+    bool read;  // whether all of it has been read, not only mapped
 };
 
 // An open file and its tensors, which live as long as this object. Nothing here changes after opening, so threads may

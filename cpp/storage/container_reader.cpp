@@ -114,11 +114,12 @@ std::shared_ptr<const Container> Container::load(std::string name, const Source&
             data = next_copy;
             next_copy += aligned(bytes);
         }
-        if (has_checksums && (verify_all || bytes <= kSmallTensor || (read && !source.stays.empty()))) {
+        const bool whole = verify_all || bytes <= kSmallTensor || (read && !source.stays.empty());
+        if (has_checksums && whole) {
             check_checksum(header, storage::checksum_key(entry.name), storage::checksum({data, bytes}), file);
         }
         if (storage::is_padding(entry.name)) continue;
-        container->tensors_.push_back({std::move(entry.name), entry.type, std::move(entry.shape), data, bytes});
+        container->tensors_.push_back({std::move(entry.name), entry.type, std::move(entry.shape), data, bytes, whole});
     }
     std::sort(container->tensors_.begin(), container->tensors_.end(),
               [](const Tensor& a, const Tensor& b) { return a.name < b.name; });

@@ -116,7 +116,7 @@ def bits(value: Any, name: str, dim: int | None = None) -> Array:
     if array.dtype == np.bool_:
         if dim is not None and array.shape[1] != dim:
             raise ValueError(f"{name}: booleans of dimension {array.shape[1]} given, expected dimension {dim}")
-        return np.packbits(array, axis=1)
+        return np.packbits(np.ascontiguousarray(array), axis=1)
     if array.dtype == np.int8:
         flipped: Array = np.ascontiguousarray(array).view(np.uint8) ^ np.uint8(0x80)
         return flipped
