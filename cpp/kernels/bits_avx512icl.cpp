@@ -143,21 +143,33 @@ void count_rows(const uint8_t* query_bytes, const uint8_t* data, size_t stride, 
     }
 }
 
+// For each byte of a register its place in a slot of kSlot bytes, the number of the slot, and a bit where a slot
+// begins.
+template <size_t kSlot>
+struct SlotTables {
+    alignas(kVector) uint8_t places[kVector] = {}, numbers[kVector] = {};
+    __mmask64 begins = 0;
+    constexpr SlotTables() {
+        for (size_t at = 0; at < kVector; ++at) {
+            places[at] = at % kSlot;
+            numbers[at] = at / kSlot;
+            if (at % kSlot == 0) begins |= __mmask64{1} << at;
+        }
+    }
+};
+
 // Rows without gaps, of at most 8 * kVectors bytes: kSlots rows share a register, each in a slot of its own. Returns
 // how many rows it has done.
 template <bool exclusive, size_t kVectors, bool kFull>
 size_t count_slots(const uint8_t* query, const uint8_t* data, size_t n, size_t bytes, uint32_t* out) {
     constexpr size_t kSlot = 8 * kVectors, kSlots = kVector / kSlot;
-    alignas(64) uint8_t order[kVector], repeated[kVector];
-    __mmask64 used = 0;
-    for (size_t slot = 0; slot < kSlots; ++slot) {
-        for (size_t at = 0; at < kSlot; ++at) {
-            order[slot * kSlot + at] = static_cast<uint8_t>(slot * bytes + at);
-            repeated[slot * kSlot + at] = at < bytes ? query[at] : 0;
-        }
-        used |= first(bytes) << (slot * kSlot);
-    }
-    const __m512i spread = _mm512_load_si512(order), queries = _mm512_load_si512(repeated);
+    static constexpr SlotTables<kSlot> kTables;
+    const __m512i places = _mm512_load_si512(kTables.places), numbers = _mm512_load_si512(kTables.numbers);
+    const __mmask64 used = first(bytes) * kTables.begins;
+    const __m512i queries = _mm512_permutexvar_epi8(places, _mm512_maskz_loadu_epi8(first(bytes), query));
+    // Byte `place` of row `number` is at number * bytes + place. The products are bytes, two equal ones side by side.
+    const __m512i starts = _mm512_mullo_epi16(numbers, _mm512_set1_epi16(static_cast<int16_t>(bytes)));
+    const __m512i spread = _mm512_add_epi8(places, starts);
     // Registers are loaded whole, with rows that come later; the last rows are not for this loop.
     const size_t loaded = (kVectors - 1) * kSlots * bytes + kVector;
     size_t i = 0;
