@@ -72,7 +72,14 @@ std::unique_ptr<Codec> make_signs(const CodecSpec& spec, size_t dim, Metric metr
     if (spec.name == "recurrent_binary") signs.planes = parameters.number("bits", 2, 1, kMostPlanes);
     signs.threshold = static_cast<Signs::Threshold>(parameters.choice("threshold", {"zero", "mean", "median"}));
     signs.rotated = parameters.choice("rotation", {"none", "random", "learned"}) != 0;
-    signs.queries = static_cast<Signs::Queries>(parameters.choice("query", {"code", "int4", "float"}));
+    using Queries = Signs::Queries;
+    if (spec.name == "sign") {  // one bit is too coarse to be compared with one bit
+        constexpr Queries kQueries[] = {Queries::int4, Queries::code, Queries::full};
+        signs.queries = kQueries[parameters.choice("query", {"int4", "code", "float"})];
+    } else {
+        constexpr Queries kQueries[] = {Queries::code, Queries::int4, Queries::full};
+        signs.queries = kQueries[parameters.choice("query", {"code", "int4", "float"})];
+    }
     parameters.number("seed", 0, 0, std::numeric_limits<uint32_t>::max());  // of the rotation, which is made elsewhere
     parameters.done();
     return std::make_unique<BitsCodec>(spec.name, dim, metric, signs);

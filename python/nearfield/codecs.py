@@ -33,11 +33,10 @@ class Sign:
         A rotation before the threshold is applied, for data whose dimensions carry unequal information: a random one,
         or the one that makes the signs fit best (iterative quantization, ITQ). It costs dim * dim multiplications for
         each vector and query.
-    query : {"code", "int4", "float"}
-        How queries are scored. "code": they are coded as the vectors are, and the codes are compared by counting the
-        bits that differ (symmetric). "float": the query as it is against the signs (asymmetric): more accurate, and
-        slower. "int4": the same after rounding the query to four bits for each dimension: nearly as accurate, and
-        twice as fast.
+    query : {"int4", "code", "float"}
+        How queries are scored. "int4": rounded to four bits for each dimension, against the signs (asymmetric).
+        "code": they are coded as the vectors are, and the bits that differ are counted (symmetric): faster, and less
+        accurate. "float": the query as it is against the signs: slower, and hardly more accurate.
     seed : int
         Of the random rotation, and of where the learned one starts.
 
@@ -57,7 +56,7 @@ class Sign:
 
     threshold: Literal["zero", "mean", "median"] = "zero"
     rotation: Literal["random", "learned"] | None = None
-    query: Literal["code", "int4", "float"] = "code"
+    query: Literal["int4", "code", "float"] = "int4"
     seed: int = 0
     _name: ClassVar[str] = "sign"
 
@@ -97,13 +96,13 @@ class RecurrentBinary(Sign):
     """
     Several bits for each dimension: the signs of what the bits before have left, again and again.
 
-    With more than one bit, searches compare every bit of the query's code with every bit of a vector's (symmetric
-    distance calculation).
+    Queries are coded as the vectors are, and a search compares every bit of one code with every bit of the other
+    (symmetric distance calculation), unless `query` says otherwise.
 
     Parameters
     ----------
     threshold, rotation, query, seed
-        As for `Sign`.
+        As for `Sign`, but that "code" is the default for queries.
     bits : int
         Bits for each dimension, 1 to 8.
 
@@ -117,6 +116,7 @@ class RecurrentBinary(Sign):
     Gan et al., "Binary Embedding-based Retrieval at Tencent", 2023 (arXiv 2302.08714).
     """
 
+    query: Literal["int4", "code", "float"] = "code"
     bits: int = 2
     _name: ClassVar[str] = "recurrent_binary"
 
