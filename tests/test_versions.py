@@ -477,7 +477,7 @@ def versioned(request) -> bytes:
     return to_bytes(index)
 
 
-def refused(data: bytes, tmp_path, message: str) -> None:
+def refused(data: bytes, tmp_path, message: str | None = None) -> None:
     (tmp_path / "index").write_bytes(data)
     for load in (partial(nf.load, data), partial(nf.load, tmp_path / "index", mmap=True)):
         with pytest.raises(nf.FileFormatError, match=message):
@@ -513,7 +513,7 @@ def test_runs_that_cannot_be_are_refused(versioned, runs, tmp_path):
     def change(tensors):
         tensors["version_rows"] = np.array(runs, np.uint32).reshape(-1, 2)
 
-    refused(rewritten(versioned, change), tmp_path, "")
+    refused(rewritten(versioned, change), tmp_path)
 
 
 def test_runs_of_another_shape_are_refused(versioned, tmp_path):
@@ -535,7 +535,7 @@ def test_runs_of_another_shape_are_refused(versioned, tmp_path):
     ids=str,
 )  # fmt: skip
 def test_versions_that_contradict_the_file_are_refused(versioned, changes, tmp_path):
-    refused(rewritten(versioned, **changes), tmp_path, "")
+    refused(rewritten(versioned, **changes), tmp_path)
 
 
 def test_a_version_without_a_name_is_refused(versioned, tmp_path):

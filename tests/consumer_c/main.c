@@ -191,6 +191,168 @@ static void test_element_types(void) {
     }
 }
 
+enum { BYTES = 3, GAP = 7 }; /* of DIM bits; what lies between rows, and the padding, must never count */
+
+static int bit(const unsigned char* row, size_t i) { return row[i / 8] >> (7 - i % 8) & 1; }
+
+static double bit_score(const char* metric, const unsigned char* a, const unsigned char* b) {
+    int both = 0, either = 0, differ = 0;
+    for (size_t i = 0; i < DIM; ++i) {
+        both += bit(a, i) & bit(b, i);
+        either += bit(a, i) | bit(b, i);
+        differ += bit(a, i) ^ bit(b, i);
+    }
+    if (strcmp(metric, "hamming") == 0) return differ;
+    return either == 0 ? 1 : (double)both / either;
+}
+
+static void test_bits(const char* metric) {
+    static unsigned char rows[ROWS * GAP], asked[QUERIES * BYTES];
+    for (size_t i = 0; i < sizeof(rows); ++i) rows[i] = (unsigned char)(next_random() * 256 + 128);
+    for (size_t i = 0; i < sizeof(asked); ++i) asked[i] = (unsigned char)(next_random() * 256 + 128);
+    const nearfield_vectors stored = {rows, ROWS, DIM, GAP, NEARFIELD_BITS}, query = {asked, QUERIES, DIM, 0, 5};
+    const double sign = strcmp(metric, "hamming") == 0 ? 1 : -1;
+    nearfield_index* index = create(metric, NULL);
+    CHECK_OK(nearfield_add(index, &stored, NULL, NULL, NULL));
+    CHECK(strcmp(nearfield_codec(index), "bits") == 0 && strcmp(nearfield_metric(index), metric) == 0);
+    CHECK(nearfield_dim(index) == DIM && nearfield_code_bytes(index) == BYTES);
+    int64_t ids[QUERIES * K], counts[QUERIES];
+    float scores[QUERIES * K], own[K];
+    CHECK_OK(nearfield_search(index, &query, K, NULL, ids, scores, counts));
+    for (size_t q = 0; q < QUERIES; ++q) {
+        CHECK(counts[q] == K);
+        for (size_t i = 0; i < K; ++i) {
+            const int64_t id = ids[q * K + i];
+            const double score = bit_score(metric, asked + q * BYTES, rows + id * GAP);
+            CHECK(scores[q * K + i] == (float)score);
+            size_t before = 0; /* better rows, and equally good ones with lower ids */
+            for (int64_t row = 0; row < ROWS; ++row) {
+                const double other = bit_score(metric, asked + q * BYTES, rows + row * GAP);
+                before += sign * other < sign * score || (other == score && row < id);
+            }
+            CHECK(before == i);
+        }
+        CHECK_OK(nearfield_score(index, &(nearfield_vectors){asked + q * BYTES, 1, DIM, 0, NEARFIELD_BITS}, ids + q * K,
+                                 K, 0, 1, own));
+        CHECK(memcmp(own, scores + q * K, sizeof(own)) == 0);
+    }
+    nearfield_range_hits* hits = NULL;
+    CHECK_OK(nearfield_range_search(index, &query, scores[K - 1], NULL, &hits));
+    int64_t inside = 0;
+    for (size_t row = 0; row < ROWS; ++row) {
+        inside += sign * (float)bit_score(metric, asked, rows + row * GAP) <= sign * scores[K - 1];
+    }
+    CHECK(nearfield_range_hits_offsets(hits)[1] == inside && inside >= K);
+    nearfield_range_hits_free(hits);
+
+    uint8_t codes[K * BYTES];
+    float floats[K * DIM];
+    CHECK_OK(nearfield_codes(index, ids, K, codes));
+    CHECK_OK(nearfield_reconstruct(index, ids, K, floats));
+    for (size_t i = 0; i < K; ++i) {
+        for (size_t d = 0; d < BYTES * 8; ++d) {
+            const int expected = d < DIM && bit(rows + ids[i] * GAP, d);
+            CHECK(bit(codes + i * BYTES, d) == expected);
+            CHECK(d >= DIM || floats[i * DIM + d] == (float)expected);
+        }
+    }
+
+    nearfield_vectors wrong = query;
+    wrong.dim = DIM + 8;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "queries", nearfield_search(index, &wrong, K, NULL, ids, scores, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "27", nearfield_add(index, &wrong, NULL, NULL, NULL));
+    wrong.dim = DIM - 1; /* as many bytes */
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "18", nearfield_add(index, &wrong, NULL, NULL, NULL));
+    wrong = view(vectors, 2);
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "vectors", nearfield_add(index, &wrong, NULL, NULL, NULL));
+    const int64_t unknown = ROWS;
+    CHECK_FAILS(NEARFIELD_INVALID_ID, "5000", nearfield_codes(index, &unknown, 1, codes));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "codes", nearfield_codes(index, ids, 1, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "learn", nearfield_train(index, &query, NULL, NULL));
+    CHECK(nearfield_size(index) == ROWS && nearfield_code_bytes(NULL) == 0);
+    nearfield_close(index);
+}
+
+/* Signs of two models in one index, with a finer copy that stays on disk. */
+static void test_signs(const char* path) {
+    static const char* const parameters[] = {"threshold", "mean", "rotation", "random", "query", "float", NULL};
+    static const char *const unknown[] = {"depth", "3", NULL}, *const unfinished[] = {"threshold", NULL};
+    nearfield_index_options options = {.struct_size = sizeof(options), .dim = DIM, .metric = "ip", .codec = "sign"};
+    nearfield_index *index = NULL, *opened = NULL;
+    options.codec_parameters = unknown;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "depth", nearfield_create(&options, &index));
+    options.codec_parameters = unfinished;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "codec_parameters", nearfield_create(&options, &index));
+    options.codec_parameters = parameters;
+    options.rerank = "f32";
+    options.oversample = 20;
+    CHECK_OK(nearfield_create(&options, &index));
+
+    const nearfield_vectors first = view(vectors, 500), second = view(vectors[500], 500),
+                            asked = view(queries, QUERIES);
+    static float rotation[DIM * DIM]; /* a permutation of the dimensions */
+    for (size_t d = 0; d < DIM; ++d) rotation[d * DIM + (d + 5) % DIM] = 1;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "rotation", nearfield_add(index, &first, NULL, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "rotation", nearfield_train(index, &first, NULL, "a"));
+    CHECK(nearfield_size(index) == 0);
+    CHECK_OK(nearfield_train(index, &first, rotation, "a"));
+    CHECK_OK(nearfield_train(index, &second, rotation, "b"));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "trained already", nearfield_train(index, &first, rotation, "a"));
+    nearfield_write_options to = {.struct_size = sizeof(to), .threads = 1, .version = "a"};
+    CHECK_OK(nearfield_add(index, &first, NULL, NULL, &to));
+    to = (nearfield_write_options){.struct_size = sizeof(to), .version = "b"};
+    CHECK_OK(nearfield_add(index, &second, NULL, NULL, &to));
+    const int64_t moved[2] = {3, 603};
+    nearfield_vectors some = view(vectors[2000], 2);
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "several versions", nearfield_update(index, moved, &some, NULL));
+    some.n = 1;
+    CHECK_OK(nearfield_update(index, moved, &some, NULL));
+    CHECK_OK(nearfield_save(index, path));
+
+    const nearfield_open_options on_disk = {sizeof(on_disk), 2, 0}, wrong = {sizeof(wrong), 3, 0};
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "mmap", nearfield_open(path, &wrong, &opened));
+    CHECK_OK(nearfield_open(path, &on_disk, &opened));
+    CHECK(nearfield_code_bytes(opened) == BYTES + sizeof(float));
+    nearfield_search_options only = {.struct_size = sizeof(only)};
+    int64_t ids[2][QUERIES * K], counts[QUERIES];
+    float scores[2][QUERIES * K];
+    for (int b = 0; b < 2; ++b) {
+        only.version = b ? "b" : "a";
+        CHECK_OK(nearfield_search(index, &asked, K, &only, ids[0], scores[0], counts));
+        CHECK_OK(nearfield_search(opened, &asked, K, &only, ids[1], scores[1], NULL));
+        CHECK(memcmp(ids[0], ids[1], sizeof(ids[0])) == 0 && memcmp(scores[0], scores[1], sizeof(scores[0])) == 0);
+        for (size_t i = 0; i < QUERIES * K; ++i) {
+            const int64_t id = ids[0][i];
+            CHECK(counts[i / K] == K && id >= 500 * b && id < 500 * b + 500);
+            const float* vector = vectors[id == 3 ? 2000 : id];
+            CHECK(fabs(scores[0][i] - true_score("ip", queries[i / K], vector)) < 1e-5);
+        }
+    }
+    only.version = "c";
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "\"c\"",
+                nearfield_search(index, &asked, K, &only, ids[0], scores[0], NULL));
+    nearfield_close(opened);
+    nearfield_close(index);
+
+    /* Options of a program from before there were versions. */
+    index = create("ip", "sign");
+    const nearfield_write_options older = {.struct_size = offsetof(nearfield_write_options, version),
+                                           .version = "lost"};
+    CHECK_OK(nearfield_add(index, &first, NULL, NULL, &older));
+    only = (nearfield_search_options){.struct_size = offsetof(nearfield_search_options, version), .version = "lost"};
+    CHECK_OK(nearfield_search(index, &asked, K, &only, ids[0], scores[0], NULL));
+    uint8_t code[BYTES];
+    CHECK(nearfield_code_bytes(index) == BYTES);
+    CHECK_OK(nearfield_codes(index, ids[0], 1, code));
+    for (size_t d = 0; d < DIM; ++d) CHECK(bit(code, d) == (vectors[ids[0][0]][d] > 0));
+    /* Signs that were taken elsewhere. */
+    const nearfield_vectors packed = {code, 1, DIM, 0, NEARFIELD_BITS};
+    CHECK_OK(nearfield_add(index, &packed, NULL, ids[1], NULL));
+    CHECK_OK(nearfield_score(index, &packed, ids[1], 1, 0, 0, scores[1]));
+    CHECK(ids[1][0] == 500 && scores[1][0] == DIM);
+    nearfield_close(index);
+}
+
 struct buffer {
     unsigned char* data;
     size_t size, limit;
@@ -283,8 +445,11 @@ static void test_errors(void) {
     CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "20", nearfield_add(index, &bad, NULL, NULL, NULL));
     CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "19", nearfield_search(index, &bad, 1, NULL, ids, scores, NULL));
     bad = stored;
-    bad.type = 5;
+    bad.type = 6;
     CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "type", nearfield_add(index, &bad, NULL, NULL, NULL));
+    bad.type = NEARFIELD_BITS;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "vectors", nearfield_add(index, &bad, NULL, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "queries", nearfield_search(index, &bad, 1, NULL, ids, scores, NULL));
     float infinite[2 * DIM] = {0};
     infinite[DIM] = INFINITY;
     bad = view(infinite, 2);
@@ -347,6 +512,9 @@ int main(int argc, char** argv) {
     test_search("l2");
     test_changes();
     test_element_types();
+    test_bits("hamming");
+    test_bits("jaccard");
+    test_signs(argc > 1 ? argv[1] : "consumer_c.nearfield");
     test_files(argc > 1 ? argv[1] : "consumer_c.nearfield");
     test_errors();
     printf("nearfield %s (%s): ok\n", nearfield_version(), nearfield_cpu_level());
