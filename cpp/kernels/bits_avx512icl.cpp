@@ -10,7 +10,7 @@ namespace nearfield::kernels {
 namespace {
 
 constexpr size_t kVector = 64;     // bytes
-constexpr size_t kAhead = 4096;    // bytes prefetched ahead of a scan
+constexpr size_t kAhead = 8192;    // bytes prefetched ahead of a scan; half of that measures better with some rows
 constexpr size_t kRowsAhead = 16;  // rows prefetched ahead in a list, unless they are longer together
 
 __mmask64 first(size_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
@@ -67,6 +67,7 @@ struct EightRows {
 template <bool exclusive, size_t kWhole, bool kTail>
 class ShortQuery {
   public:
+    static constexpr size_t ahead = kAhead;
     ShortQuery(const uint8_t* query, size_t bytes) : tail_mask_(first(bytes - kWhole * kVector)) {
         for (size_t v = 0; v < kWhole; ++v) parts_[v] = _mm512_loadu_si512(query + v * kVector);
         if constexpr (kTail) parts_[kWhole] = _mm512_maskz_loadu_epi8(tail_mask_, query + kWhole * kVector);
@@ -94,6 +95,7 @@ class ShortQuery {
 template <bool exclusive, bool kTail>
 class LongQuery {
   public:
+    static constexpr size_t ahead = kAhead / 2;
     LongQuery(const uint8_t* query, size_t bytes)
         : query_(query), whole_(bytes / kVector * kVector), tail_mask_(first(bytes % kVector)) {}
     __m512i counts(const uint8_t* row, const uint8_t* later) const {
@@ -121,7 +123,7 @@ template <class Query>
 void count_rows(const uint8_t* query_bytes, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n,
                 size_t bytes, uint32_t* out) {
     const Query query(query_bytes, bytes);
-    const size_t fitting = kAhead / bytes, rows_ahead = fitting < kRowsAhead ? fitting + 1 : kRowsAhead;
+    const size_t fitting = Query::ahead / bytes, rows_ahead = fitting < kRowsAhead ? fitting + 1 : kRowsAhead;
     for (size_t i = 0; i < n; i += 8) {
         EightRows<8> eight;
         for (size_t r = 0; r < 8; ++r) {
@@ -134,7 +136,7 @@ void count_rows(const uint8_t* query_bytes, const uint8_t* data, size_t stride, 
                 later = data + rows[next < n ? next : n - 1] * stride;
             } else {
                 row = data + at * stride;
-                later = row + kAhead;
+                later = row + Query::ahead;
             }
             eight.v[r] = query.counts(row, later);
         }
@@ -177,7 +179,7 @@ size_t count_slots(const uint8_t* query, const uint8_t* data, size_t n, size_t b
         EightRows<kVectors> eight;
         for (size_t v = 0; v < kVectors; ++v) {
             const uint8_t* at = data + (i + v * kSlots) * bytes;
-            prefetch(at + kAhead);
+            prefetch(at + (kVectors < 4 ? kAhead / 2 : kAhead));
             __m512i x = _mm512_loadu_si512(at);
             if constexpr (!kFull) x = _mm512_maskz_permutexvar_epi8(used, spread, x);
             eight.v[v] = ones<exclusive>(queries, x);
