@@ -133,9 +133,10 @@ class LongQuery {
         rest_ = load(counts);
     }
     void count(const uint8_t* const* rows, const uint8_t* const* later, uint32_t* out) const {
-        __m256i sum[kAtOnce];
-        for (size_t r = 0; r < kAtOnce; ++r) sum[r] = sums(rows[r], later[r]);  // in the order of memory
-        const __m256i a = paired(sum[0], sum[1]), b = paired(sum[2], sum[3]);
+        // One after the other, in the order of memory.
+        const __m256i first = sums(rows[0], later[0]), second = sums(rows[1], later[1]);
+        const __m256i third = sums(rows[2], later[2]), fourth = sums(rows[3], later[3]);
+        const __m256i a = paired(first, second), b = paired(third, fourth);
         const __m256i both = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
                          _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
