@@ -78,6 +78,12 @@ def flat(codec: str, rerank: str | None = None, oversample: float = 4.0, screen:
     return Kind(name, make, rerank or codec, codec if rerank else None, oversample)
 
 
+def signs(query: str, rerank: str | None = None) -> Kind:
+    kind = flat("sign", rerank)
+    make = partial(kind.make, codec=nf.Sign(query=query))
+    return replace(kind, name=f"{kind.name}-{query}", make=make, coded_queries=query == "code")
+
+
 # Kinds that keep numbers as numbers.
 PLAIN_KINDS = [
     *(flat(codec) for codec in oracle.CODECS),
@@ -89,10 +95,10 @@ PLAIN_KINDS = [
 KINDS = [
     *PLAIN_KINDS,
     Kind("Flat-bits", nf.Flat, "bits", metrics=oracle.BIT_METRICS),
-    replace(flat("sign"), coded_queries=True),
-    replace(flat("sign", rerank="f16"), coded_queries=True),
+    signs("code"),
+    signs("code", rerank="f16"),
     # Under cosine the query is rounded to a unit vector of float32, which is beyond this oracle's tolerance.
-    Kind("Flat-sign-asymmetric", partial(nf.Flat, codec=nf.Sign(query="float")), "sign", metrics=("ip", "l2")),
+    replace(signs("float"), metrics=("ip", "l2")),
 ]
 
 

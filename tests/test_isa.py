@@ -19,16 +19,16 @@ WIDE = {"dot_f32", "l2_f32", "tile_f32", "quantize", "encode_f16", "encode_bf16"
 }
 INTEGER = {"dot_int8", "dot_uint8", "tile_u8"}
 BITS = {"bits_xor", "bits_and", "bits_interleave", "bits_hamming", "bits_planes"}
-NUMBERS = WIDE | INTEGER | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
+ALL = WIDE | INTEGER | BITS | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
 # The kernels that a level has of its own; the others it takes from the levels below.
 OWN = {
-    "scalar": NUMBERS | BITS,
-    "avx2": NUMBERS,
+    "scalar": ALL,
+    "avx2": ALL,
     "avx512": WIDE,
     "avx512vnni": INTEGER,
     "avx512icl": BITS,
     "avx512bf16": {"dot_bf16"},
-    "neon": NUMBERS,
+    "neon": ALL,
     "neondot": INTEGER,
 }
 
