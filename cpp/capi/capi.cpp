@@ -134,7 +134,7 @@ Vectors vectors_of(const nearfield_vectors* given, const char* name) {
     const bool bits = type == kernels::kBits;
     const size_t bytes = bits ? (given->dim + 7) / 8 : given->dim * kElementBytes[type];
     const size_t stride = given->stride != 0 ? given->stride : bytes;
-    return {data, type, given->n, bits ? bytes * 8 : given->dim, stride};
+    return {data, type, given->n, given->dim, stride};
 }
 
 // What the options of a search say, but for its threads.

@@ -65,7 +65,7 @@ CheckedVectors CheckedVectors::bits(const Vectors& vectors, size_t dim, std::str
 
 void check_dim(const Vectors& vectors, size_t dim, std::string_view name) {
     const bool bits = vectors.type == kernels::kBits;
-    if (bits ? vectors.dim == (dim + 7) / 8 * 8 : vectors.dim == dim) return;
+    if (vectors.dim == dim || (bits && vectors.dim == (dim + 7) / 8 * 8)) return;
     const auto size = [bits](size_t d) {
         return bits ? std::to_string((d + 7) / 8) + " bytes (" + std::to_string(d) + " bits)"
                     : "dimension " + std::to_string(d);

@@ -12,7 +12,7 @@ namespace nearfield {
 struct Vectors {
     const std::byte* data;
     kernels::ElementType type;
-    size_t n, dim;  // of packed bits, dim is the number of bits that the bytes of a row hold
+    size_t n, dim;  // of packed bits the number of bits, or of all that the bytes hold where it is not known
     size_t stride;  // bytes between rows
 
     Vectors part(size_t first, size_t count) const { return {data + first * stride, type, count, dim, stride}; }

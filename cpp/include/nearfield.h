@@ -3,12 +3,12 @@
  * Shapes      A set of vectors is n rows of dim elements. Results are row-major: (queries, k) means queries * k values,
  *             those of query 0 first.
  * Units       Metrics: "cosine" (cosine similarity, from -1 to 1, higher is better; a zero vector scores 0), "ip"
- *             (inner product, higher is better) and "l2" (Euclidean distance, not squared, lower is better). Results
- *             come best first, equal scores by lower id. Vectors are kept as given: the metric does its own
- *             normalisation.
- * Ids         int64, not negative. An id that is -1 in a result means "none"; its score is NaN then.
- * Ownership   Pointers passed in are read during the call only, and memory behind them stays the caller's. What is
- *             returned through a `**` argument belongs to the caller, who gives it to nearfield_close or to the _free
+ *             (inner product, higher is better) and "l2" (Euclidean distance, not squared, lower is better); of packed
+ *             bits "hamming" (bits that differ, lower is better) and "jaccard" (from 0 to 1, higher is better; 1 for
+ * two vectors without ones). Results come best first, equal scores by lower id. Vectors are kept as given: the metric
+ * does its own normalisation. Ids         int64, not negative. An id that is -1 in a result means "none"; its score is
+ * NaN then. Ownership   Pointers passed in are read during the call only, and memory behind them stays the caller's.
+ * What is returned through a `**` argument belongs to the caller, who gives it to nearfield_close or to the _free
  *             function of its type. Strings returned by an index live as long as the index.
  * Errors      A function that can fail returns a status: NEARFIELD_OK (0) or one of the codes below. The text is in
  *             nearfield_last_error(). After an error the index is as it was and output arrays are undefined; an output
@@ -113,8 +113,9 @@ typedef struct nearfield_index_options {
     double oversample;  /* candidates per result when reranking, at least 1; default: 4 */
     int64_t no_screen;  /* 1: keep no compact image of the vectors; saves memory, costs time, changes no result */
     /* Parameters of the codec: name, value, name, value, ..., NULL. For "sign" and "recurrent_binary": "threshold"
-     * ("zero", "mean", "median"), "rotation" ("none", "random", "learned"), "query" ("code", "float"), and for the
-     * latter "bits" ("1" to "8"). Default: none. */
+     * ("zero", "mean", "median"), "rotation" ("none", "random", "learned"), "query" ("int4", "code", "float"; default
+     * "int4" for the first and "code" for the second), and for the second "bits" ("1" to "8"). "seed" is kept for
+     * whoever makes the rotation. Default: none. */
     const char* const* codec_parameters;
 } nearfield_index_options;
 

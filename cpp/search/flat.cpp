@@ -188,6 +188,13 @@ void check_ids(const int64_t* ids, size_t n) {
 
 }  // namespace
 
+// The finer codec takes numbers only.
+void Flat::check_reranked(const Vectors& vectors, std::string_view name) const {
+    if (vectors.type != kernels::kBits || !rerank_) return;
+    throw InvalidInput(std::string(name) + ": packed bits given, but rerank codec \"" + options_.rerank +
+                       "\" needs numbers");
+}
+
 // The place of a version among those of `next`, which it joins, after learning, if it is new.
 size_t Flat::version_for(Snapshot& next, const std::string& name, const Vectors& sample, Learned given) const {
     const size_t place = next.versions->find(name);
@@ -229,9 +236,7 @@ void Flat::train(const Vectors& sample, const std::string& version, Learned give
 std::vector<int64_t> Flat::add(const Vectors& vectors, const int64_t* ids, const std::string& version, Learned learned,
                                const Run& run) {
     check_dim(vectors, options_.dim, "vectors");
-    if (vectors.type == kernels::kBits && rerank_) {
-        throw InvalidInput("vectors: packed bits given, but rerank codec \"" + options_.rerank + "\" needs numbers");
-    }
+    check_reranked(vectors, "vectors");
     const std::lock_guard lock(writer_);
     Snapshot now = snapshot();
     State& state = *now.state;
@@ -273,6 +278,7 @@ std::vector<uint32_t> Flat::rows_of(const Snapshot& now, const int64_t* ids, siz
 
 void Flat::update(const int64_t* ids, const Vectors& vectors, const Run& run) {
     check_dim(vectors, options_.dim, "vectors");
+    check_reranked(vectors, "vectors");
     const std::lock_guard lock(writer_);
     const Snapshot now = snapshot();
     check_ids(ids, vectors.n);

@@ -126,6 +126,7 @@ class Flat {
                      size_t count) const;
     size_t version_for(Snapshot& next, const std::string& name, const Vectors& sample, Learned given) const;
     const Codec& codec_of(const Snapshot& now, const std::optional<std::string>& version) const;
+    void check_reranked(const Vectors& vectors, std::string_view name) const;
     void extend_screen(State& state, size_t screened, size_t count, const Run& run) const;
     Snapshot compacted(const Snapshot& old) const;
     Snapshot compacted_if_sparse(Snapshot now) const;

@@ -93,7 +93,9 @@ std::shared_ptr<const Versions> load_versions(const Container& file, const std::
                 throw FileFormatError(file.name() + ": version " + std::to_string(v) + ": " + e.what());
             }
         }
-        out->all.push_back({known ? file.metadata("version." + std::to_string(v)) : "", std::move(own)});
+        const std::string name = known ? file.metadata("version." + std::to_string(v)) : "";
+        if (out->find(name) < v) throw FileFormatError(file.name() + ": two versions are called \"" + name + "\"");
+        out->all.push_back({name, std::move(own)});
     }
     if (rows > 0 && count == 0) throw FileFormatError(file.name() + ": the rows belong to no version");
     if (count == 1) {

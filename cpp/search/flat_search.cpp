@@ -138,6 +138,7 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions&
     }
     const Snapshot now = snapshot();
     const Codec& codec = codec_of(now, options.version);
+    check_reranked(queries, "queries");
     const CheckedVectors vectors = codec.check(queries, "queries");
     const State& state = *now.state;
     const size_t count = now.live.count;
@@ -265,6 +266,7 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Sear
     if (std::isnan(radius)) throw InvalidInput("radius: NaN given, expected a number");
     const Snapshot now = snapshot();
     const Codec& first_codec = codec_of(now, options.version);
+    check_reranked(queries, "queries");
     const CheckedVectors vectors = first_codec.check(queries, "queries");
     const State& state = *now.state;
     const size_t count = now.live.count;
@@ -330,6 +332,7 @@ std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_
                                const std::optional<std::string>& version, const Run& run) const {
     const Snapshot now = snapshot();
     const Codec& first_codec = codec_of(now, version);
+    check_reranked(queries, "queries");
     const CheckedVectors vectors = first_codec.check(queries, "queries");
     const State& state = *now.state;
     const size_t lists = per_query ? queries.n : 1;

@@ -14,8 +14,10 @@ __all__ = ["RecurrentBinary", "Sign"]
 
 Floats = npt.NDArray[np.float32]
 
-# Vectors that a rotation is learned from, and its alternating steps (the paper takes 50).
-_SAMPLE, _STEPS = 16384, 50
+# Vectors that a rotation is learned from, and its alternating steps (the paper takes 50; the last ones change little).
+_SAMPLE, _STEPS = 8192, 30
+# Rotations are rounded to multiples of this, so that the last bits of LAPACK, which depend on its threads, do not show.
+_GRID = 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Sign:
             sample = _inputs.to_float(vectors[::step], element).astype(np.float64)
             if np.isfinite(sample).all():  # otherwise the core will say which row is not
                 rotation = _fit_rotation(sample, rotation, metric, self.threshold)
-        return {"rotation": np.ascontiguousarray(rotation, np.float32)}
+        return {"rotation": np.ascontiguousarray(np.rint(rotation / _GRID) * _GRID, np.float32)}
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class RecurrentBinary(Sign):
     Notes
     -----
     A code stands for s_1 b_1 + s_2 b_2 + ... with b_t = sign(y - s_1 b_1 - ... - s_{t-1} b_{t-1}). The scales s_t are
-    learned: the mean magnitude of what is left, which is the least-squares fit.
+    learned: the mean magnitude of what is left, which is the least-squares fit. (One bit without a rotation and with
+    threshold zero is `Sign`, which learns nothing.)
 
     References
     ----------

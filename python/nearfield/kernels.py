@@ -100,10 +100,10 @@ def knn(
     ----------
     queries : array_like, shape (queries, dim) or (dim,)
     vectors : array_like, shape (n, dim)
-        float32, float16, bfloat16, int8 and uint8 are read as they are.
+        float32, float16, bfloat16, int8 and uint8 are read as they are. For metrics of bits, packed as for `Flat`.
     k : int
         Results per query.
-    metric : {"cosine", "ip", "l2"}
+    metric : {"cosine", "ip", "l2", "hamming", "jaccard"}
     threads : int, optional
         By default all CPUs that this process may use, one for a single query.
 
