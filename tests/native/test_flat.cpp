@@ -598,6 +598,232 @@ void test_errors() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Packed bits, signs and versions
+// ---------------------------------------------------------------------------------------------------------------------
+
+// n rows of packed bits, their padding ones: it must never count.
+struct Bits {
+    size_t n, dim, bytes;
+    std::vector<uint8_t> values;
+
+    const uint8_t* row(size_t i) const { return values.data() + i * bytes; }
+    bool at(size_t i, size_t d) const { return (row(i)[d / 8] >> (7 - d % 8) & 1) != 0; }
+    Vectors view(size_t first, size_t count) const {
+        return {reinterpret_cast<const std::byte*>(row(first)), kernels::kBits, count, dim, bytes};
+    }
+    Vectors view() const { return view(0, n); }
+};
+
+// Rows around one centre, so that many of them are equally far from anything.
+Bits random_bits(size_t n, size_t dim, unsigned seed) {
+    std::mt19937 random(seed);
+    Bits bits{n, dim, (dim + 7) / 8, {}};
+    std::vector<uint8_t> center(bits.bytes);
+    for (uint8_t& byte : center) byte = static_cast<uint8_t>(random());
+    for (size_t i = 0; i < n; ++i) {
+        bits.values.insert(bits.values.end(), center.begin(), center.end());
+        for (size_t flip = random() % 9; flip > 0; --flip) {
+            const size_t d = random() % dim;
+            bits.values[i * bits.bytes + d / 8] ^= static_cast<uint8_t>(0x80u >> d % 8);
+        }
+        if (dim % 8 != 0) bits.values.back() |= static_cast<uint8_t>(0xffu >> dim % 8);
+    }
+    return bits;
+}
+
+double bit_score(Metric metric, const Bits& a, size_t i, const Bits& b, size_t j) {
+    size_t both = 0, either = 0;
+    for (size_t d = 0; d < a.dim; ++d) {
+        both += a.at(i, d) && b.at(j, d) ? 1 : 0;
+        either += a.at(i, d) || b.at(j, d) ? 1 : 0;
+    }
+    if (metric == Metric::hamming) return static_cast<double>(either - both);
+    return either == 0 ? 1 : static_cast<double>(both) / static_cast<double>(either);
+}
+
+// All (distance, id), best first; distances are scores with the sign that makes less better.
+std::vector<std::pair<double, int64_t>> ranked_bits(Metric metric, const Bits& queries, size_t q, const Bits& bits,
+                                                    const std::vector<int64_t>& ids) {
+    std::vector<std::pair<double, int64_t>> all;
+    const double sign = metric == Metric::hamming ? 1 : -1;
+    for (size_t i = 0; i < bits.n; ++i) all.emplace_back(sign * bit_score(metric, queries, q, bits, i), ids[i]);
+    std::sort(all.begin(), all.end());
+    return all;
+}
+
+FlatOptions bit_options(size_t dim, Metric metric) { return options_of(dim, metric, ""); }
+
+void test_bits() {
+    for (const Metric metric : {Metric::hamming, Metric::jaccard}) {
+        for (const size_t dim : {1, 7, 8, 9, 64, 65, 100, 1000, 10'000}) {
+            const size_t n = dim > 1000 ? 60 : 700;
+            const Bits bits = random_bits(n, dim, 30), queries = random_bits(9, dim, 31);
+            std::vector<int64_t> ids = counted(n);
+            for (const bool shuffled : {false, true}) {
+                if (shuffled) std::shuffle(ids.begin(), ids.end(), std::mt19937(32));
+                Flat index(bit_options(dim, metric));
+                index.add(bits.view(), shuffled ? ids.data() : nullptr, "", {}, kAllThreads);
+                CHECK(index.options().codec.name == "bits" && index.code_bytes() == bits.bytes);
+                for (const size_t width : {1, 2, 3, 5, 9}) {
+                    for (const size_t k : {size_t{1}, size_t{10}, n, n + 3}) {
+                        const SearchResult found =
+                            index.search(queries.view(0, width), k, {}, {1 + width % 3, nullptr});
+                        for (size_t q = 0; q < width; ++q) {
+                            const auto expected = ranked_bits(metric, queries, q, bits, ids);
+                            CHECK(found.counts[q] == static_cast<int64_t>(std::min(k, n)));
+                            for (size_t i = 0; i < std::min(k, n); ++i) {
+                                CHECK(found.ids[q * k + i] == expected[i].second);
+                                CHECK(found.scores[q * k + i] == static_cast<float>(std::abs(expected[i].first)));
+                            }
+                        }
+                    }
+                }
+                const std::vector<uint8_t> codes = index.codes(ids.data(), n);
+                for (size_t i = 0; i < n; ++i) {
+                    for (size_t d = 0; d < bits.bytes * 8; ++d) {
+                        const bool one = (codes[i * bits.bytes + d / 8] >> (7 - d % 8) & 1) != 0;
+                        CHECK(one == (d < dim && bits.at(i, d)));
+                    }
+                }
+                const auto expected = ranked_bits(metric, queries, 0, bits, ids);
+                for (const size_t last : {size_t{0}, n / 2}) {
+                    const auto radius = static_cast<double>(static_cast<float>(std::abs(expected[last].first)));
+                    const RangeResult inside = index.range_search(queries.view(0, 1), radius, {}, kAllThreads);
+                    const auto within = static_cast<size_t>(std::count_if(
+                        expected.begin(), expected.end(), [&](auto e) { return e.first <= expected[last].first; }));
+                    CHECK(inside.ids.size() == within);
+                    for (size_t i = 0; i < within; ++i) CHECK(inside.ids[i] == expected[i].second);
+                }
+            }
+        }
+    }
+    Flat index(bit_options(20, Metric::hamming));
+    index.add(random_bits(30, 20, 33).view(), nullptr, "", {}, kAllThreads);
+    const auto before = bytes_of(index);
+    CHECK_THROWS(InvalidInput, "numbers", index.add(random_matrix(3, 20, 1).view(), nullptr, "", {}, kAllThreads));
+    CHECK_THROWS(InvalidInput, "4 bytes", index.add(random_bits(3, 30, 1).view(), nullptr, "", {}, kAllThreads));
+    CHECK_THROWS(InvalidInput, "18 bits", index.search(random_bits(3, 18, 1).view(), 1, {}, kAllThreads));
+    CHECK_THROWS(InvalidInput, "radius",
+                 index.range_search(random_bits(1, 20, 1).view(), std::nan(""), {}, kOneThread));
+    CHECK_THROWS(InvalidInput, "bits", index.train(random_bits(3, 20, 1).view(), "", {}));
+    CHECK(bytes_of(index) == before);
+    Flat numbers(options_of(20, Metric::l2));
+    CHECK_THROWS(InvalidInput, "numbers", numbers.add(random_bits(3, 20, 1).view(), nullptr, "", {}, kAllThreads));
+    CHECK_THROWS(InvalidInput, "dim", Flat(bit_options(0, Metric::hamming)));
+    CHECK_THROWS(InvalidInput, "1048577", Flat(bit_options(1'048'577, Metric::jaccard)));
+    CHECK_THROWS(InvalidInput, "f32", Flat(options_of(8, Metric::hamming, "f32")));
+    CHECK_THROWS(InvalidInput, "bits", Flat(options_of(8, Metric::ip, "bits")));
+}
+
+SearchOptions of_version(const std::string& name) {
+    SearchOptions options;
+    options.version = name;
+    return options;
+}
+
+// Two models side by side: a search of one is a search of an index which holds nothing else.
+void test_versions() {
+    constexpr size_t kDim = 24;
+    const Matrix vectors = random_matrix(6000, kDim, 40), queries = random_matrix(7, kDim, 41);
+    for (const std::string codec : {"f32", "sign", "recurrent_binary"}) {
+        for (const bool rerank : {false, true}) {
+            FlatOptions options = options_of(kDim, Metric::l2, codec);
+            if (codec == "sign") options.codec.parameters = {{"threshold", "median"}, {"query", "float"}};
+            if (codec == "recurrent_binary") options.codec.parameters["bits"] = "3";
+            if (rerank) options.rerank = "f16";
+            Flat index(options), first(options), second(options);
+            const auto add = [&](Flat& alone, const std::string& version, size_t from, size_t n) {
+                const std::vector<int64_t> ids = counted(n, static_cast<int64_t>(from));
+                index.add(vectors.view(from, n), ids.data(), version, {}, kAllThreads);
+                alone.add(vectors.view(from, n), ids.data(), "", {}, kOneThread);
+            };
+            const auto check = [&](const Flat& each) {
+                const auto versions = each.versions();
+                CHECK(versions.size() == 2 && versions[0].first == "first" && versions[1].first == "second");
+                CHECK(versions[0].second == first.size() && versions[1].second == second.size());
+                for (const auto& [name, alone] :
+                     {std::pair<std::string, Flat*>{"first", &first}, {"second", &second}}) {
+                    const SearchOptions only = of_version(name);
+                    check_equal(each.search(queries.view(), 10, only, kAllThreads),
+                                alone->search(queries.view(), 10, {}, kOneThread));
+                    check_equal(each.search(queries.view(0, 1), 5000, only, kAllThreads),
+                                alone->search(queries.view(0, 1), 5000, {}, kOneThread));
+                    const RangeResult near = each.range_search(queries.view(), 6, only, kAllThreads);
+                    const RangeResult expected = alone->range_search(queries.view(), 6, {}, kOneThread);
+                    CHECK(near.ids == expected.ids && near.offsets == expected.offsets &&
+                          near.scores == expected.scores);
+                    const std::vector<int64_t> ids = alone->ids();
+                    CHECK(each.score(queries.view(), ids.data(), ids.size(), false, name, kAllThreads) ==
+                          alone->score(queries.view(), ids.data(), ids.size(), false, {}, kOneThread));
+                    CHECK(each.codes(ids.data(), ids.size()) == alone->codes(ids.data(), ids.size()));
+                }
+                CHECK_THROWS(InvalidInput, "\"third\"",
+                             each.search(queries.view(), 1, of_version("third"), kOneThread));
+            };
+            add(first, "first", 0, 1000);
+            add(second, "second", 1000, 1500);
+            add(first, "first", 2500, 1500);
+            check(index);
+            for (Flat* each : {&index, &first}) each->remove(counted(900).data(), 900);
+            for (Flat* each : {&index, &second}) each->remove(counted(600, 1700).data(), 600);
+            const std::vector<int64_t> moved = counted(200, 1100), mixed = {950, 1100};
+            for (Flat* each : {&index, &second}) each->update(moved.data(), vectors.view(5000, 200), kAllThreads);
+            CHECK_THROWS(InvalidInput, "several versions", index.update(mixed.data(), vectors.view(0, 2), kAllThreads));
+            check(index);
+            check(*from_bytes(bytes_of(index)));
+            CHECK(bytes_of(*from_bytes(bytes_of(index))) == bytes_of(index));
+        }
+    }
+}
+
+// After an error nothing has been learned.
+void test_training() {
+    FlatOptions options = options_of(10, Metric::cosine, "sign");
+    options.codec.parameters = {{"threshold", "mean"}, {"rotation", "learned"}};
+    Flat index(options);
+    const Matrix vectors = random_matrix(500, 10, 50);
+    Matrix bad = vectors;
+    bad.row(400)[3] = std::numeric_limits<float>::quiet_NaN();
+    Learned identity;
+    identity["rotation"].assign(100, 0);
+    for (size_t d = 0; d < 10; ++d) identity["rotation"][d * 11] = 1;
+    const auto before = bytes_of(index);
+    CHECK(index.untrained("") && index.untrained("a"));
+    CHECK_THROWS(InvalidInput, "rotation", index.train(vectors.view(), "a", {}));
+    CHECK_THROWS(InvalidInput, "rotation", index.add(vectors.view(), nullptr, "a", {}, kAllThreads));
+    CHECK_THROWS(InvalidInput, "row 400", index.train(bad.view(), "a", identity));
+    CHECK_THROWS(InvalidInput, "row 400", index.add(bad.view(), nullptr, "a", identity, kAllThreads));
+    CHECK_THROWS(InvalidInput, "none", index.train(vectors.view(0, 0), "a", identity));
+    const Run stopping{1, [](double) { return false; }};
+    Vectors many = vectors.view(0, 1);
+    many.n = 3'000'000;
+    many.stride = 0;
+    bool stopped = false;
+    try {
+        index.add(many, nullptr, "a", identity, stopping);
+    } catch (const Interrupted&) {
+        stopped = true;
+    }
+    CHECK(stopped && index.untrained("a") && index.versions().empty() && bytes_of(index) == before);
+    index.train(vectors.view(), "a", identity);
+    CHECK(!index.untrained("a") && index.untrained("b") && index.size() == 0);
+    CHECK_THROWS(InvalidInput, "trained already", index.train(vectors.view(), "a", identity));
+    index.add(vectors.view(), nullptr, "a", {}, kAllThreads);
+    CHECK(index.versions() == (std::vector<std::pair<std::string, size_t>>{{"a", 500}}));
+    Flat plain(options_of(10, Metric::cosine, "sign"));
+    CHECK_THROWS(InvalidInput, "learn", plain.train(vectors.view(), "", {}));
+    for (const auto& [name, value] : std::map<std::string, std::string>{
+             {"threshold", "max"}, {"rotation", "most"}, {"query", "int8"}, {"bits", "2"}, {"depth", "1"}}) {
+        FlatOptions wrong = options_of(10, Metric::cosine, "sign");
+        wrong.codec.parameters[name] = value;
+        CHECK_THROWS(InvalidInput, name, Flat(wrong));
+    }
+    FlatOptions nine = options_of(10, Metric::cosine, "recurrent_binary");
+    nine.codec.parameters["bits"] = "9";
+    CHECK_THROWS(InvalidInput, "1 to 8", Flat(nine));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Files
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -673,6 +899,7 @@ void test_hostile_metadata() {
     const std::vector<std::pair<std::string, std::string>> wrong = {
         {"kind", "graph"},     {"format_version", "2"}, {"metric", "l3"},  {"codec", "int8"},
         {"codec", "f64"},      {"rerank", "f16"},       {"rerank", "x"},   {"oversample", "0.5"},
+        {"versions", "0"},     {"versions", "2"},       {"versions", "x"}, {"codec.bits", "2"},
         {"oversample", "nan"}, {"oversample", ""},      {"dim", "0"},      {"dim", "5"},
         {"dim", "4294967300"}, {"rows", "11"},          {"rows", "-1"},    {"rows", "4294967296"},
         {"next_id", "x"},      {"next_id", "9"},        {"next_id", "-1"}, {"next_id", "9223372036854775808"},
@@ -701,6 +928,9 @@ int main() {
     test_filter_of_changed_index();
     test_changes();
     test_errors();
+    test_bits();
+    test_versions();
+    test_training();
     test_files();
     test_hostile_metadata();
     return 0;
