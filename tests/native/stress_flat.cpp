@@ -71,12 +71,20 @@ void search(const Flat& index, unsigned seed) {
     const std::vector<float> queries = vectors_of({known[0], known[1]}, 0);
 
     const size_t k = 40;
-    const SearchResult found = index.search(view(queries), k, {}, kTwoThreads);
+    SearchOptions finest;  // what is coded by signs is told apart by the finer copy only
+    finest.exhaustive = true;
+    const SearchResult found = index.search(view(queries), k, finest, kTwoThreads);
     for (size_t q = 0; q < 2; ++q) {
         const auto first = found.ids.begin() + static_cast<std::ptrdiff_t>(q * k);
         CHECK(found.counts[q] == k && first[0] == known[q] && found.scores[q * k] == 0);
         CHECK(std::set<int64_t>(first, first + k).size() == k);
         CHECK(std::is_sorted(&found.scores[q * k], &found.scores[q * k] + k));
+    }
+
+    const SearchResult coarse = index.search(view(queries), k, {}, kTwoThreads);
+    for (size_t q = 0; q < 2; ++q) {
+        const auto first = coarse.ids.begin() + static_cast<std::ptrdiff_t>(q * k);
+        CHECK(coarse.counts[q] == k && std::set<int64_t>(first, first + k).size() == k && *first >= 0);
     }
 
     // Ids that never leave are there in every moment, once.
@@ -99,6 +107,13 @@ void search(const Flat& index, unsigned seed) {
         CHECK(std::includes(ids.begin(), ids.end(), staying.begin(), staying.end()));
         CHECK(std::includes(ids.begin(), ids.end(), updated.begin(), updated.end()));
     }
+    SearchOptions original;
+    original.version = "";
+    const RangeResult first = index.range_search(view(queries), far, original, kTwoThreads);
+    const std::set<int64_t> ids(first.ids.begin(), first.ids.end());
+    CHECK(std::includes(ids.begin(), ids.end(), staying.begin(), staying.end()));
+    CHECK(std::includes(ids.begin(), ids.end(), updated.begin(), updated.end()));
+    CHECK(*ids.rbegin() < kStart);
 }
 
 void look(const Flat& index) {
@@ -120,10 +135,13 @@ void save(const Flat& index) {
     const std::vector<int64_t> ids = saved->ids();
     const std::vector<float> vectors = saved->reconstruct(ids.data(), ids.size());
     for (size_t i = 0; i < ids.size(); ++i) check_whole(ids[i], &vectors[i * kDim]);
+    size_t rows = 0;
+    for (const auto& [name, count] : saved->versions()) rows += count;
+    CHECK(rows == saved->size());
     look(*saved);
 }
 
-// Adds, updates and removes; crosses the first explicit id, the first screen and compaction.
+// Adds, updates and removes; crosses the first explicit id, the first screen, new versions and compaction.
 void write(Flat& index, unsigned seed) {
     std::mt19937 random(seed);
     const std::vector<int64_t> updated = ids_of(kIsUpdated);
@@ -135,7 +153,7 @@ void write(Flat& index, unsigned seed) {
             case 0: {
                 std::vector<int64_t> ids(batch);
                 std::iota(ids.begin(), ids.end(), next);
-                CHECK(index.add(view(vectors_of(ids, 0)), nullptr, "", {}, kTwoThreads) == ids);
+                CHECK(index.add(view(vectors_of(ids, 0)), nullptr, "new", {}, kTwoThreads) == ids);
                 next += static_cast<int64_t>(batch);
                 break;
             }
@@ -156,7 +174,7 @@ void write(Flat& index, unsigned seed) {
                 from.resize(from.size() - ids.size());
                 to.insert(to.end(), ids.begin(), ids.end());
                 if (&from == &present) index.remove(ids.data(), ids.size());
-                if (&from == &absent) index.add(view(vectors_of(ids, 0)), ids.data(), "", {}, kTwoThreads);
+                if (&from == &absent) index.add(view(vectors_of(ids, 0)), ids.data(), "back", {}, kTwoThreads);
             }
         }
     }
@@ -199,6 +217,10 @@ int main(int argc, char** argv) {
         FlatOptions options;
         options.dim = kDim;
         options.metric = Metric::l2;
+        if (seed % 4 == 2) {
+            options.codec = {"sign", {{"threshold", "median"}, {"query", "code"}}};
+            options.rerank = "f32";
+        }
         Flat index(options);
         index.add(view(vectors_of(ids, 0)), nullptr, "", {}, kTwoThreads);
         index.save(path);
