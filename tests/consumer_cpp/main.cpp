@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -51,10 +52,11 @@ Index open_mapped(const std::string& path) {
 }
 
 // Documents of a program that has its own plans for them: the vectors lie one record apart.
-constexpr std::size_t kDim = 40, kDocuments = 5000, kQueries = 10, kHits = 10;
+constexpr std::size_t kDim = 40, kBits = 100, kDocuments = 5000, kQueries = 10, kHits = 10;
 struct Document {
     std::int64_t id;
     float vector[kDim];
+    unsigned char fingerprint[(kBits + 7) / 8];
     char title[13];
 };
 
@@ -65,6 +67,7 @@ std::vector<Document> make_documents(std::size_t n) {
     for (Document& document : documents) {
         document.id = static_cast<std::int64_t>(1000 + 3 * (&document - documents.data()));
         for (float& x : document.vector) x = uniform(random);
+        for (unsigned char& byte : document.fingerprint) byte = static_cast<unsigned char>(random() & random());
     }
     return documents;
 }
@@ -131,6 +134,38 @@ void test_threads(const std::vector<Document>& documents, nearfield_index* index
     for (const std::string& failure : failures) expect(failure.empty(), failure);
 }
 
+int ones(const Document& a, const Document& b, bool either) {
+    int count = 0;
+    for (std::size_t i = 0; i < kBits; ++i) {
+        const int x = a.fingerprint[i / 8] >> (7 - i % 8) & 1, y = b.fingerprint[i / 8] >> (7 - i % 8) & 1;
+        count += either ? x | y : x & y;
+    }
+    return count;
+}
+
+// Fingerprints of an odd length, found by their Tanimoto similarity.
+void test_fingerprints(const std::vector<Document>& documents, const std::vector<std::int64_t>& ids) {
+    const Index index = create(kBits, "jaccard", nullptr);
+    const nearfield_vectors fingerprints{documents[0].fingerprint, documents.size(), kBits, sizeof(Document),
+                                         NEARFIELD_BITS};
+    check(nearfield_add(index.get(), &fingerprints, ids.data(), nullptr, nullptr));
+    nearfield_vectors queries = fingerprints;
+    queries.n = kQueries;
+    const Hits hits = search(index.get(), queries, kHits);
+    for (std::size_t q = 0; q < kQueries; ++q) {
+        std::vector<std::pair<float, std::int64_t>> expected;
+        for (const Document& document : documents) {
+            const double both = ones(documents[q], document, false), either = ones(documents[q], document, true);
+            expected.emplace_back(-static_cast<float>(both / either), document.id);
+        }
+        std::sort(expected.begin(), expected.end());
+        for (std::size_t i = 0; i < kHits; ++i) {
+            expect(hits.scores[q * kHits + i] == -expected[i].first, "similarities are exact");
+            expect(hits.ids[q * kHits + i] == expected[i].second, "ties come by the lower id");
+        }
+    }
+}
+
 // Messages are each thread's own.
 void test_errors(nearfield_index* index) {
     const float values[2] = {1, 2};
@@ -162,6 +197,7 @@ int main(int argc, char** argv) try {
         test_search(documents, mapped.get(), error);
         test_errors(index.get());
     }
+    test_fingerprints(documents, ids);
     std::cout << "nearfield " << nearfield_version() << ": ok\n";
     return 0;
 } catch (const std::exception& error) {
