@@ -21,14 +21,14 @@ constexpr size_t kMemoryBytes = size_t{512} << 20;  // fits none
 constexpr size_t kAlignment = 4096;
 
 struct Free {
-    void operator()(uint8_t* data) const { ::operator delete (data, std::align_val_t{kAlignment}); }
+    void operator()(uint8_t* data) const { ::operator delete(data, std::align_val_t{kAlignment}); }
 };
 using Buffer = std::unique_ptr<uint8_t, Free>;
 
 Buffer allocate(size_t bytes) {
     // The read loops prefetch past the end, which reads nothing but should stay inside what is mapped.
     const size_t padded = bytes + nearfield::bench::kPrefetchAhead + kAlignment;
-    return Buffer(static_cast<uint8_t*>(::operator new (padded, std::align_val_t{kAlignment})));
+    return Buffer(static_cast<uint8_t*>(::operator new(padded, std::align_val_t{kAlignment})));
 }
 
 void measure(benchmark::State& state, const Case& one, size_t bytes) {
