@@ -685,6 +685,15 @@ void test_bits() {
                         CHECK(one == (d < dim && bits.at(i, d)));
                     }
                 }
+                constexpr double kInfinity = std::numeric_limits<double>::infinity();
+                const double sign = metric == Metric::hamming ? 1 : -1;
+                for (const double far : {1e30, kInfinity}) {
+                    for (const size_t width : {1, 9}) {
+                        const Vectors some = queries.view(0, width);
+                        CHECK(index.range_search(some, sign * far, {}, kOneThread).ids.size() == n * width);
+                        CHECK(index.range_search(some, -sign * far, {}, kOneThread).ids.empty());
+                    }
+                }
                 const auto expected = ranked_bits(metric, queries, 0, bits, ids);
                 for (const size_t last : {size_t{0}, n / 2}) {
                     const auto radius = static_cast<double>(static_cast<float>(std::abs(expected[last].first)));
