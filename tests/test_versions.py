@@ -115,6 +115,9 @@ class Models:
                                        [(index, {"version": name}), (alone, {})])  # fmt: skip
                     self.same(found, expected)
                     assert set(found.ids[found.ids >= 0].tolist()) <= set(ids.tolist())
+            if index.rerank is not None:
+                for options in ({"exact": True}, {"oversample": 1}, {"oversample": 50}):
+                    self.same(index.search(queries, 9, version=name, **options), alone.search(queries, 9, **options))
             some = np.concatenate([np.random.default_rng(1).permutation(ids)[: len(ids) // 2], [10**9]])
             others = np.concatenate([some, *(np.array(own[:5], np.int64) for own in self.ids.values())])
             kept = np.intersect1d(others, ids)
