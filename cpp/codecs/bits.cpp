@@ -594,10 +594,10 @@ class BitsQuery final : public Query {
 
 }  // namespace
 
-BitsCodec::BitsCodec(size_t dim, Metric metric) : BitsCodec("bits", dim, metric, {}) {}
+BitsCodec::BitsCodec(size_t dim, Metric metric) : BitsCodec("bits", dim, metric, {}, {}) {}
 
-BitsCodec::BitsCodec(std::string name, size_t dim, Metric metric, Signs signs)
-    : name_(std::move(name)), dim_(dim), metric_(metric), signs_(signs) {}
+BitsCodec::BitsCodec(std::string name, size_t dim, Metric metric, Signs signs, Parameters parameters)
+    : name_(std::move(name)), dim_(dim), metric_(metric), signs_(signs), parameters_(std::move(parameters)) {}
 
 CheckedVectors BitsCodec::check(const Vectors& vectors, std::string_view name, size_t first) const {
     if (is_bit_metric(metric_)) return CheckedVectors::bits(vectors, dim_, name);

@@ -33,10 +33,11 @@ class BitsCodec final : public Codec {
   public:
     // For hamming and jaccard.
     BitsCodec(size_t dim, Metric metric);
-    // For cosine, ip and l2.
-    BitsCodec(std::string name, size_t dim, Metric metric, Signs signs);
+    // For cosine, ip and l2; `parameters` are what `signs` were made of.
+    BitsCodec(std::string name, size_t dim, Metric metric, Signs signs, Parameters parameters);
 
     std::string_view name() const override { return name_; }
+    Parameters parameters() const override { return parameters_; }
     size_t row_bytes() const override { return signs_.planes * plane_bytes() + (stores_length() ? sizeof(float) : 0); }
     size_t block_bytes(size_t n) const override { return n * row_bytes(); }
     CheckedVectors check(const Vectors& vectors, std::string_view name, size_t first) const override;
@@ -73,6 +74,7 @@ class BitsCodec final : public Codec {
     size_t dim_;
     Metric metric_;
     Signs signs_;
+    Parameters parameters_;
     std::vector<float> rotation_;   // (dim, dim), or empty
     std::vector<float> threshold_;  // (dim), or empty: zero
     std::vector<float> scales_;     // (planes), or empty: 1

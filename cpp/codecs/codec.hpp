@@ -109,6 +109,9 @@ class Query : public Scanner {
     virtual void settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept = 0;
 };
 
+// Parameters of a codec by name, as text.
+using Parameters = std::map<std::string, std::string, std::less<>>;
+
 // What a codec has learned from vectors, by name.
 using Learned = std::map<std::string, std::vector<float>, std::less<>>;
 
@@ -116,6 +119,8 @@ class Codec {
   public:
     virtual ~Codec() = default;
     virtual std::string_view name() const = 0;
+    // All of its parameters, also those that were left at their defaults.
+    virtual Parameters parameters() const { return {}; }
     virtual size_t row_bytes() const = 0;
     virtual size_t block_bytes(size_t n) const = 0;
     // Vectors as the codec takes them; throws InvalidInput naming the argument and the row, counted from `first`.
@@ -140,10 +145,10 @@ class Codec {
     virtual std::unique_ptr<Query> prepare(const Vectors& queries) const = 0;
 };
 
-// A codec's short name and parameters, as text.
+// A codec to be made: its short name, and the parameters that are not to have their defaults.
 struct CodecSpec {
     std::string name;  // "": the metric's own, "f32" or "bits"
-    std::map<std::string, std::string, std::less<>> parameters;
+    Parameters parameters;
 };
 
 // Makes a codec, untrained. Throws InvalidInput for a name or parameter that does not exist, or does not go with the

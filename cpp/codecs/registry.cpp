@@ -22,13 +22,13 @@ void append_choice(std::string& list, std::string_view choice) {
 }
 
 // Takes the parameters of a codec one by one; what is left over at the end does not exist.
-class Parameters {
+class ParameterReader {
   public:
-    explicit Parameters(const CodecSpec& spec) : codec_(spec.name), left_(spec.parameters) {}
+    explicit ParameterReader(const CodecSpec& spec) : codec_(spec.name), left_(spec.parameters) {}
 
     // The place of the value among the choices; the first is the default.
     size_t choice(std::string_view name, std::initializer_list<std::string_view> choices) {
-        const std::string value = take(name, *choices.begin());
+        const std::string& value = take(name, *choices.begin());
         const auto* const found = std::find(choices.begin(), choices.end(), value);
         if (found != choices.end()) return static_cast<size_t>(found - choices.begin());
         std::string expected;
@@ -37,7 +37,7 @@ class Parameters {
     }
 
     size_t number(std::string_view name, size_t otherwise, size_t least, size_t most) {
-        const std::string text = take(name, std::to_string(otherwise));
+        const std::string& text = take(name, std::to_string(otherwise));
         size_t value = 0;
         const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
         if (error != std::errc{} || end != text.data() + text.size() || value < least || value > most) {
@@ -47,26 +47,28 @@ class Parameters {
         return value;
     }
 
-    void done() const {
-        if (left_.empty()) return;
+    // All that were read, also the defaults.
+    Parameters done() {
+        if (left_.empty()) return std::move(read_);
         throw InvalidInput(left_.begin()->first + ": codec " + quoted(codec_) + " has no such parameter");
     }
 
   private:
-    std::string take(std::string_view name, std::string_view otherwise) {
-        const auto found = left_.find(name);
-        if (found == left_.end()) return std::string(otherwise);
-        std::string value = std::move(found->second);
-        left_.erase(found);
-        return value;
+    const std::string& take(std::string_view name, std::string_view otherwise) {
+        std::string value(otherwise);
+        if (const auto found = left_.find(name); found != left_.end()) {
+            value = std::move(found->second);
+            left_.erase(found);
+        }
+        return read_[std::string(name)] = std::move(value);
     }
 
     std::string codec_;
-    std::map<std::string, std::string, std::less<>> left_;
+    Parameters left_, read_;
 };
 
 std::unique_ptr<Codec> make_signs(const CodecSpec& spec, size_t dim, Metric metric) {
-    Parameters parameters(spec);
+    ParameterReader parameters(spec);
     Signs signs;
     constexpr size_t kMostPlanes = kernels::kBitPlanes;
     if (spec.name == "recurrent_binary") signs.planes = parameters.number("bits", 2, 1, kMostPlanes);
@@ -81,8 +83,7 @@ std::unique_ptr<Codec> make_signs(const CodecSpec& spec, size_t dim, Metric metr
         signs.queries = kQueries[parameters.choice("query", {"code", "int4", "float"})];
     }
     parameters.number("seed", 0, 0, std::numeric_limits<uint32_t>::max());  // of the rotation, which is made elsewhere
-    parameters.done();
-    return std::make_unique<BitsCodec>(spec.name, dim, metric, signs);
+    return std::make_unique<BitsCodec>(spec.name, dim, metric, signs, parameters.done());
 }
 
 }  // namespace
@@ -133,7 +134,7 @@ std::unique_ptr<Codec> make_codec(const CodecSpec& spec, size_t dim, Metric metr
         throw InvalidInput("dim: " + std::to_string(dim) + " given, expected 1 to " + std::to_string(most));
     }
     if (signs) return make_signs(spec, dim, metric);
-    Parameters(spec).done();
+    ParameterReader(spec).done();
     if (bits) return std::make_unique<BitsCodec>(dim, metric);
     const auto type = static_cast<ElementType>(plain - std::begin(kPlain));
     return std::make_unique<DenseCodec>(type, dim, metric, type == kI8 ? RowScale::stored : RowScale::none);

@@ -30,7 +30,7 @@ uint64_t new_version() {
 Flat::Flat(FlatOptions options) : Flat(options, make_codec(options.codec, options.dim, options.metric)) {}
 
 Flat::Flat(FlatOptions options, std::unique_ptr<Codec> codec) : options_(std::move(options)), codec_(std::move(codec)) {
-    options_.codec.name = codec_->name();
+    options_.codec = {std::string(codec_->name()), codec_->parameters()};
     if (!(options_.oversample >= 1)) {
         throw InvalidInput("oversample: " + std::to_string(options_.oversample) + " given, expected at least 1");
     }

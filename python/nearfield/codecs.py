@@ -14,6 +14,8 @@ __all__ = ["RecurrentBinary", "Sign"]
 
 Floats = npt.NDArray[np.float32]
 
+_NONE = "none"  # the core's word for None
+
 # Vectors that a rotation is learned from, and its alternating steps (the paper takes 50; the last ones change little).
 _SAMPLE, _STEPS = 8192, 30
 # Rotations are rounded to multiples of this, so that the last bits of LAPACK, which depend on its threads, do not show.
@@ -65,7 +67,7 @@ class Sign:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "rotation" and value == "none":  # the core's word for None
+            if field.name == "rotation" and value == _NONE:
                 raise ValueError('rotation: "none" given, expected None, "random" or "learned"')
             if isinstance(field.default, int):
                 object.__setattr__(self, field.name, _inputs.count(value, field.name))
@@ -73,11 +75,9 @@ class Sign:
                 _inputs.text(value, field.name)
 
     def _parameters(self) -> dict[str, str]:
-        """The parameters as text, without those that have their default."""
+        """The parameters as the core's text."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: str(value) for name, value in values.items() if value != type(self).__dataclass_fields__[name].default
-        }
+        return {name: _NONE if value is None else str(value) for name, value in values.items()}
 
     def _given(self, vectors: _inputs.Array, element: str, metric: str) -> dict[str, Floats]:
         """What the core does not learn by itself: the rotation."""
@@ -162,8 +162,12 @@ def spec_of(codec: Any, name: str = "codec") -> tuple[str, dict[str, str]]:
 def of_spec(name: str, parameters: dict[str, str]) -> str | Sign:
     """A codec as a user would write it: a short name if that says it all."""
     kind = _KINDS.get(name)
-    if kind is None or not parameters:
+    if kind is None:
         return name
     known = kind.__dataclass_fields__
-    values = {key: int(text) if isinstance(known[key].default, int) else text for key, text in parameters.items()}
-    return kind(**values)  # type: ignore[arg-type]
+    values: dict[str, Any] = {
+        key: int(text) if isinstance(known[key].default, int) else None if text == _NONE else text
+        for key, text in parameters.items()
+    }
+    codec = kind(**values)
+    return name if codec == kind() else codec
