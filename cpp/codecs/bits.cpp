@@ -37,7 +37,13 @@ const std::array<float, 8>& signs_of(std::byte byte) {
     return all[static_cast<size_t>(byte)];
 }
 
-void set_bit(std::byte* plane, size_t i) { plane[i / 8] |= static_cast<std::byte>(0x80u >> i % 8); }
+// Binary place `place` of eight bytes, the first one highest: a multiplication moves the bits to where they belong.
+template <class Byte>
+std::byte gathered(const Byte* eight, size_t place) {
+    uint64_t word = 0;
+    for (size_t j = 0; j < 8; ++j) word |= uint64_t{static_cast<uint8_t>(eight[j])} << 8 * j;
+    return static_cast<std::byte>((word >> place & 0x0101010101010101u) * 0x8040201008040201u >> 56);
+}
 
 // Ones that plane-sized pieces of rows share with a query, or in which they differ.
 void count(bool exclusive, const std::byte* query, Rows rows, const uint32_t* list, size_t n, size_t bytes,
@@ -310,8 +316,8 @@ class BitsQuery final : public Query {
 
     // The largest count within a bound; -1 if there is none.
     int32_t most_of(float bound) const {
-        return bound >= static_cast<float>(dim_) ? static_cast<int32_t>(kNever) - 1
-                                                 : std::max(-1, static_cast<int32_t>(std::floor(bound)));
+        if (bound >= static_cast<float>(dim_)) return static_cast<int32_t>(kNever) - 1;
+        return bound >= 0 ? static_cast<int32_t>(bound) : -1;
     }
 
     void pack_tiles() {
@@ -456,11 +462,11 @@ class BitsQuery final : public Query {
             kernels::active().quantize(rotated(q), dim_, int4() ? kInt4 : 127, steps.data(), lengths);
             if (!int4()) error = static_cast<double>(lengths[1]) * longest;
             offset = threshold_dot(q);
-            for (size_t i = 0; i < dim_; ++i) {
-                sum += static_cast<double>(steps[i]);
-                const auto value = static_cast<uint8_t>(steps[i]);
+            for (const int8_t step : steps) sum += static_cast<double>(step);
+            steps.resize(bytes_ * 8);
+            for (size_t byte = 0; byte < bytes_; ++byte) {
                 for (size_t p = 0; p < query_planes; ++p) {
-                    if ((value >> p & 1) != 0) set_bit(out.bits.data() + p * bytes_, i);
+                    out.bits[p * bytes_ + byte] = gathered(steps.data() + byte * 8, p);
                 }
             }
             for (size_t t = 0; t < planes_; ++t) {
@@ -702,16 +708,13 @@ void BitsCodec::encode_planes(float* rest, std::byte* row) const {
     for (size_t t = 0; t < signs_.planes; ++t) {
         std::byte* plane = row + t * plane_bytes();
         for (size_t byte = 0; byte < dim_ / 8; ++byte) {
-            // Eight bytes of 0 or 1, gathered by a multiplication that puts the first one highest.
             uint8_t ones[8];
             for (size_t j = 0; j < 8; ++j) ones[j] = rest[byte * 8 + j] > 0 ? 1 : 0;
-            uint64_t word = 0;
-            for (size_t j = 0; j < 8; ++j) word |= uint64_t{ones[j]} << 8 * j;
-            plane[byte] = static_cast<std::byte>(word * 0x8040201008040201u >> 56);
+            plane[byte] = gathered(ones, 0);
         }
         if (dim_ % 8 != 0) plane[dim_ / 8] = std::byte{0};
         for (size_t d = dim_ / 8 * 8; d < dim_; ++d) {
-            if (rest[d] > 0) set_bit(plane, d);
+            if (rest[d] > 0) plane[d / 8] |= static_cast<std::byte>(0x80u >> d % 8);
         }
         if (t + 1 == signs_.planes) break;
         for (size_t d = 0; d < dim_; ++d) rest[d] -= rest[d] > 0 ? scales_[t] : -scales_[t];

@@ -11,7 +11,8 @@ namespace nearfield::kernels {
 namespace {
 
 constexpr size_t kLanes = 8;
-constexpr size_t kAhead = 8192;  // bytes prefetched ahead of a scan
+constexpr size_t kAhead = 8192;   // bytes prefetched ahead of a scan
+constexpr size_t kRowsAhead = 3;  // rows prefetched ahead in a list
 
 __m128i load_half(const uint8_t* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
 __m128i load_quarter(const uint8_t* at) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)); }
@@ -122,14 +123,18 @@ template <class T, Sum kind>
 void score(const float* query, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n, size_t dim,
            float* out, float* squared) {
     const Last<T> last(query, dim);
-    // A scan of two-byte elements needs the first-level cache filled faster than the hardware does it by itself.
-    const size_t ahead = rows == nullptr && T::bytes == 2 ? kAhead : 0;
+    // A scan of two-byte elements needs the first-level cache filled faster than the hardware does it by itself, which
+    // knows nothing of the rows of a list.
+    const bool fetch = rows != nullptr || T::bytes == 2;
     for (size_t i = 0; i < n; ++i) {
         const uint8_t* row = data + (rows ? rows[i] : i) * stride;
+        const uint8_t* later = rows ? data + rows[i + kRowsAhead < n ? i + kRowsAhead : n - 1] * stride : row + kAhead;
         Accumulator<kind> a, b, c, e;
         size_t d = 0;
         for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
-            if (ahead) _mm_prefetch(reinterpret_cast<const char*>(row + d * T::bytes + ahead), _MM_HINT_T0);
+            for (size_t line = 0; fetch && line < 4 * kLanes * T::bytes; line += 64) {
+                _mm_prefetch(reinterpret_cast<const char*>(later + d * T::bytes + line), _MM_HINT_T0);
+            }
             a.add(_mm256_loadu_ps(query + d), T::load(row + d * T::bytes));
             b.add(_mm256_loadu_ps(query + d + kLanes), T::load(row + (d + kLanes) * T::bytes));
             c.add(_mm256_loadu_ps(query + d + 2 * kLanes), T::load(row + (d + 2 * kLanes) * T::bytes));

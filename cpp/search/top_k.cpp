@@ -76,8 +76,9 @@ void keep_best(std::vector<Candidate>& candidates, size_t k, const IdMap& ids) {
     };
     const size_t kept = std::min(k, candidates.size());
     const auto middle = candidates.begin() + static_cast<std::ptrdiff_t>(kept);
-    std::partial_sort(candidates.begin(), middle, candidates.end(), better);
+    if (kept < candidates.size()) std::nth_element(candidates.begin(), middle, candidates.end(), better);
     candidates.resize(kept);
+    std::sort(candidates.begin(), candidates.end(), better);
 }
 
 TopK::TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids)
