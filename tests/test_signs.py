@@ -102,8 +102,8 @@ class Definition:
         x, q = self.decoded(codes), self.decoded(query_codes)
         if self.codec.query != "code":
             x, q = x + self.threshold, self.coded_space(queries)
-        if self.codec.query == "int4":
-            q = rounded_to_int4(q)
+        if self.codec.query.startswith("int"):
+            q = rounded_to(int(self.codec.query[3:]), q)
         dots = q @ x.T
         if self.metric == "ip":
             return dots
@@ -113,11 +113,12 @@ class Definition:
         return np.clip(np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0), -1, 1)
 
 
-def rounded_to_int4(q: np.ndarray) -> np.ndarray:
-    q = q.astype(np.float32)
-    step = np.abs(q).max(axis=1, keepdims=True) / np.float32(7)
-    inverse = np.divide(np.float32(1), step, out=np.zeros_like(step), where=step > 0)
-    return np.float64(np.clip(np.rint(q * inverse), -7, 7) * step)
+def rounded_to(bits: int, q: np.ndarray) -> np.ndarray:
+    """Queries rounded to 2^bits evenly spaced levels that suit a normal distribution."""
+    step = {2: 0.9957, 4: 0.3352}[bits] * np.sqrt(np.square(np.float64(q)).mean(axis=1, keepdims=True))
+    step, half = np.float64(np.float32(step)), 2 ** (bits - 1)
+    level = np.floor(np.divide(q, step, out=np.zeros_like(q, np.float64), where=step > 0))
+    return step * (np.clip(level, -half, half - 1) + 0.5)
 
 
 def codes_of(codec: nf.Sign, metric: str, x: np.ndarray, index: nf.Flat) -> np.ndarray:
@@ -262,7 +263,7 @@ def test_learning_takes_an_even_sample_of_many(n):
 def test_one_vector_dimensions_without_spread_and_zeros(metric, codec):
     """Nothing can be learned from them, but every answer is a number."""
     for x in (np.zeros((4, 6)), np.ones((1, 6)), np.eye(6)[:1], np.repeat(data(1, 1, 6), 9, axis=0)):
-        for query in ("code", "int4", "float"):
+        for query in ("code", "int2", "int4", "float"):
             index = nf.Flat(6, metric, codec=dataclasses.replace(codec, query=query))
             index.add(x)
             queries = np.concatenate([x[:1], np.zeros((1, 6)), data(2, 3, 6)])
@@ -305,7 +306,7 @@ def check_scores(metric: str, codec: nf.Sign, dim: int) -> None:
     learned = Definition(index, codec)
     scores = learned.scores(queries, index.codes(ids), codes_of(codec, metric, queries, index))
     error = 1e-5 * (1 if metric == "cosine" else max(1.0, np.abs(scores).max()))
-    if codec.query == "int4":  # where the rounding of a number to four bits is a toss-up, NumPy may decide otherwise
+    if codec.query.startswith("int"):  # where the rounding of a number is a toss-up, NumPy may decide otherwise
         rows = np.isclose(index.score(queries, ids), scores, rtol=0, atol=error).all(axis=1)
         assert rows.mean() > 0.8
         queries, scores = queries[rows], scores[rows]
@@ -321,14 +322,14 @@ def check_scores(metric: str, codec: nf.Sign, dim: int) -> None:
 
 @each_metric
 @each_codec
-@pytest.mark.parametrize("query", ["code", "int4", "float"])
+@pytest.mark.parametrize("query", ["code", "int2", "int4", "float"])
 @pytest.mark.parametrize("dim", [1, 9, 40])
 def test_scores_are_those_between_decoded_vectors(metric, codec, query, dim):
     check_scores(metric, dataclasses.replace(codec, query=query), dim)
 
 
 @each_metric
-@pytest.mark.parametrize("query", ["code", "int4", "float"])
+@pytest.mark.parametrize("query", ["code", "int2", "int4", "float"])
 @pytest.mark.parametrize("dim", [64, 100, 300])
 def test_scores_of_longer_vectors(metric, query, dim):
     for codec in (nf.Sign("median", "random", query), nf.RecurrentBinary("mean", query=query, bits=4)):
@@ -371,7 +372,7 @@ def test_any_vectors(metric, data, seed):
     characters = ["normal", "ties", "duplicates", "zeros among", "parallel", "norms", "outlier dimension", "identical"]
     character, dim = data.draw(st.sampled_from(characters)), data.draw(st.integers(1, 70))
     codec = dataclasses.replace(
-        data.draw(st.sampled_from(CODECS)), query=data.draw(st.sampled_from(["code", "int4", "float"]))
+        data.draw(st.sampled_from(CODECS)), query=data.draw(st.sampled_from(["code", "int2", "int4", "float"]))
     )
     n, k = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 200))
     x, queries = make(character, seed, n, dim), make(character, seed + 1, 9, dim)
@@ -397,7 +398,7 @@ def test_vectors_that_are_signs_already(metric):
     """Packed bits made by quantize_embeddings are the codes of the vectors that they were made of."""
     x, queries = data(1, 200, 100), data(2, 5, 100)
     ubinary, binary = nf.quantize_embeddings(x, "ubinary"), nf.quantize_embeddings(x, "binary")
-    for query in ("code", "int4", "float"):
+    for query in ("code", "int2", "int4", "float"):
         floats, packed, signed = (nf.Flat(100, metric, codec=nf.Sign(query=query)) for _ in range(3))
         floats.add(x)
         packed.add(ubinary)

@@ -128,7 +128,6 @@ class BitsQuery final : public Query {
   private:
     // From how many queries on it pays to interleave the rows.
     static constexpr size_t kTileFrom = 3;
-    static constexpr int kInt4 = 7;  // the largest magnitude of a query rounded to four bits
 
     // A query as kernels::BitPlanes takes it: distances are mul[x] * (offset + sum of weight * count) + tilt * add[x],
     // off by at most slack * mul[x] and a rounding error relative to `magnitude`.
@@ -140,26 +139,39 @@ class BitsQuery final : public Query {
         Counts counts;  // if these are counted
     };
 
-    // Whether distances are counts: of bits that differ, or sums of the small whole numbers of a rounded query.
+    // Whether distances are counts: of bits that differ, for a rounded query with weights 1, 2, 4, 8.
     bool counted() const {
         return planes_ == 1 && metric_ != Metric::jaccard && codec_.scale(0) > 0 &&
-               (coded_ || (int4() && !codec_.stores_length()));
+               (coded_ || (rounded_bits() > 0 && !codec_.stores_length()));
     }
-    bool int4() const { return !coded_ && codec_.signs().queries == Signs::Queries::int4; }
+    // Bits to which each value of a query is rounded; 0: it is not.
+    size_t rounded_bits() const {
+        if (coded_) return 0;
+        const Signs::Queries queries = codec_.signs().queries;
+        return queries == Signs::Queries::int2 ? 2 : queries == Signs::Queries::int4 ? 4 : 0;
+    }
     const std::byte* code(size_t q) const { return codes_.data() + q * codec_.row_bytes(); }
     const float* rotated(size_t q) const { return rotated_.data() + q * dim_; }
 
-    // Queries in the coded space, rounded if they are to be.
+    // Queries in the coded space, rounded if they are to be: to 2^bits evenly spaced levels, half of them positive, at
+    // the distance that suits a normal distribution best (Max, "Quantizing for Minimum Distortion", 1960, table II).
     void rotate(const Vectors& queries) {
         rotated_.resize(width_ * dim_);
         fill_rotated(queries);
-        if (codec_.signs().queries != Signs::Queries::int4) return;
-        std::vector<int8_t> steps(dim_);
+        const size_t bits = rounded_bits();
+        if (bits == 0) return;
+        const auto half = static_cast<float>(1 << (bits - 1));
+        levels_.resize(width_ * dim_);
         for (size_t q = 0; q < width_; ++q) {
             float* query = rotated_.data() + q * dim_;
-            float lengths[3];
-            kernels::active().quantize(query, dim_, kInt4, steps.data(), lengths);
-            for (size_t d = 0; d < dim_; ++d) query[d] = lengths[0] * static_cast<float>(steps[d]);
+            const double deviation = std::sqrt(squared_query(q) / static_cast<double>(dim_));
+            const auto step = static_cast<float>((bits == 2 ? 0.9957 : 0.3352) * deviation);
+            steps_.push_back(step);
+            for (size_t d = 0; d < dim_; ++d) {
+                const float level = step > 0 ? std::clamp(std::floor(query[d] / step), -half, half - 1) : 0.0f;
+                levels_[q * dim_ + d] = static_cast<uint8_t>(level + half);
+                query[d] = step * (level + 0.5f);
+            }
         }
     }
 
@@ -263,7 +275,7 @@ class BitsQuery final : public Query {
         float sums[kPiece];
         std::fill_n(sums, n, t.offset);
         for (size_t p = 0; p < t.weight.size(); ++p) {
-            count(false, t.bits.data() + p * bytes_, rows, list, n, bytes_, ones);
+            count(true, t.bits.data() + p * bytes_, rows, list, n, bytes_, ones);
             for (size_t i = 0; i < n; ++i) sums[i] += t.weight[p] * static_cast<float>(ones[i]);
         }
         for (size_t i = 0; i < n; ++i) out[i] = static_cast<uint32_t>(sums[i]);
@@ -437,15 +449,14 @@ class BitsQuery final : public Query {
     Terms terms_of(size_t q) const {
         const double squared = squared_query(q);
         const auto d = static_cast<double>(dim_);
-        const size_t query_planes = coded_ ? planes_ : int4() ? 4 : kBitPlanes;
+        const size_t rounded = rounded_bits(), query_planes = coded_ ? planes_ : rounded > 0 ? rounded : kBitPlanes;
         double longest = 0;  // a bound of the lengths of what codes stand for, without the threshold
         for (size_t t = 0; t < planes_; ++t) longest += static_cast<double>(codec_.scale(t)) * std::sqrt(d);
 
         Terms out{};
         out.bits.resize(query_planes * bytes_);
         std::vector<double> weight(planes_ * query_planes);  // of the inner product
-        double offset = 0, error = 0, sum = 0;
-        float lengths[3];
+        double offset = 0, error = 0;
         if (coded_) {
             std::memcpy(out.bits.data(), code(q), out.bits.size());
             for (size_t t = 0; t < planes_; ++t) {
@@ -456,25 +467,38 @@ class BitsQuery final : public Query {
                 }
             }
         } else {
-            // The query as small integers in two's complement, each binary place a plane. One that was rounded before
-            // becomes the same integers again.
-            std::vector<int8_t> steps(dim_);
-            kernels::active().quantize(rotated(q), dim_, int4() ? kInt4 : 127, steps.data(), lengths);
-            if (!int4()) error = static_cast<double>(lengths[1]) * longest;
-            offset = threshold_dot(q);
-            for (const int8_t step : steps) sum += static_cast<double>(step);
-            steps.resize(bytes_ * 8);
+            // The query as whole numbers, each binary place a plane.
+            std::vector<uint8_t> numbers(bytes_ * 8);
+            float lengths[3];
+            if (rounded > 0) {
+                std::copy_n(levels_.data() + q * dim_, dim_, numbers.data());
+            } else {  // in two's complement
+                auto* steps = reinterpret_cast<int8_t*>(numbers.data());
+                kernels::active().quantize(rotated(q), dim_, 127, steps, lengths);
+                error = static_cast<double>(lengths[1]) * longest;
+            }
             for (size_t byte = 0; byte < bytes_; ++byte) {
                 for (size_t p = 0; p < query_planes; ++p) {
-                    out.bits[p * bytes_ + byte] = gathered(steps.data() + byte * 8, p);
+                    out.bits[p * bytes_ + byte] = gathered(numbers.data() + byte * 8, p);
                 }
             }
+            double sum = 0;
+            for (const uint8_t number : numbers) sum += static_cast<double>(static_cast<int8_t>(number));
+            offset = threshold_dot(q);
             for (size_t t = 0; t < planes_; ++t) {
-                const double scale = static_cast<double>(codec_.scale(t)) * static_cast<double>(lengths[0]);
-                offset -= scale * sum;
-                for (size_t p = 0; p < query_planes; ++p) {
+                const auto scale = static_cast<double>(codec_.scale(t));
+                if (rounded >
+                    0) {  // step / 2 times the sum of 2^p times (+1 where the bits agree, -1 where they differ)
+                    const double step = scale * static_cast<double>(steps_[q]);
+                    offset += step / 2 * d * static_cast<double>((1 << rounded) - 1);
+                    for (size_t p = 0; p < rounded; ++p) weight[t * rounded + p] = -step * static_cast<double>(1 << p);
+                    continue;
+                }
+                const double step = scale * static_cast<double>(lengths[0]);  // sums at the ones of the code
+                offset -= step * sum;
+                for (size_t p = 0; p < kBitPlanes; ++p) {
                     const double place = static_cast<double>(1 << p);
-                    weight[t * query_planes + p] = 2 * scale * (p + 1 == query_planes ? -place : place);
+                    weight[t * kBitPlanes + p] = 2 * step * (p + 1 == kBitPlanes ? -place : place);
                 }
             }
         }
@@ -495,16 +519,15 @@ class BitsQuery final : public Query {
         }
         double base = metric_ == Metric::l2 ? squared : 0;
         if (counted()) {
-            // The inner product is unit * (2 * b - sum), b being the sum of the query's steps at the ones of the code,
-            // from -7 dim to 7 dim. The count is 7 dim - b.
-            const double scale = static_cast<double>(codec_.scale(0)), unit = static_cast<double>(lengths[0]) * scale;
-            const double most = static_cast<double>(kInt4) * d, length = d * scale * scale;
+            // The inner product is step * (most / 2 - count).
+            const auto scale = static_cast<double>(codec_.scale(0));
+            const double step = scale * static_cast<double>(steps_[q]), length = d * scale * scale;
+            const size_t most = ((size_t{1} << rounded) - 1) * dim_;
             if (metric_ == Metric::cosine) factor /= std::sqrt(length);
             if (metric_ == Metric::l2) base += length;
-            out.counts = {2 * static_cast<size_t>(kInt4) * dim_, -2 * factor * unit,
-                          base + factor * unit * (2 * most - sum)};
-            out.weight = {-1, -2, -4, 8};
-            out.offset = static_cast<float>(most);
+            out.counts = {most, -factor * step, base + factor * step * static_cast<double>(most) / 2};
+            // A query of zeros is equally far from all.
+            for (size_t p = 0; p < rounded; ++p) out.weight.push_back(step > 0 ? static_cast<float>(1 << p) : 0.0f);
             return out;
         }
         double magnitude = base + std::abs(factor * offset);
@@ -562,7 +585,7 @@ class BitsQuery final : public Query {
             const Terms& t = terms_[q];
             kernels::BitPlanes query{words_,          planes_,         t.planes.size() / words_,
                                      t.planes.data(), t.weight.data(), t.offset,
-                                     t.tilt,          kInfinity,       coded_};
+                                     t.tilt,          kInfinity,       coded_ || rounded_bits() > 0};
             for (size_t g = 0; g < n_groups; ++g) {
                 const size_t set = own ? g : 0;
                 const float* mul = factors.data() + set * 2 * kGroup;
@@ -593,6 +616,8 @@ class BitsQuery final : public Query {
     bool coded_;
     std::vector<std::byte> codes_;  // rows of the codec, one per query
     std::vector<float> rotated_;    // queries that are not coded, in the coded space
+    std::vector<uint8_t> levels_;   // their values as numbers of levels, where they are rounded,
+    std::vector<float> steps_;      // and the distances between these
     std::vector<std::byte> all_ones_;
     std::vector<uint64_t> packed_;  // tile after tile
     std::vector<Terms> terms_;

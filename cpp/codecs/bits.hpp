@@ -16,8 +16,8 @@ struct Signs {
     enum class Threshold { zero, mean, median } threshold = Threshold::zero;
     bool rotated = false;  // by a matrix learned elsewhere
     // How queries are scored: as codes (symmetric distance), or against the decoded vectors (asymmetric), rounded to
-    // four bits or as they are.
-    enum class Queries { code, int4, full } queries = Queries::code;
+    // two or four bits or as they are.
+    enum class Queries { code, int2, int4, full } queries = Queries::code;
     bool coded_queries() const { return queries == Queries::code; }
 
     bool learn() const { return planes > 1 || threshold != Threshold::zero || rotated; }

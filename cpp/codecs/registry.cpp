@@ -76,11 +76,11 @@ std::unique_ptr<Codec> make_signs(const CodecSpec& spec, size_t dim, Metric metr
     signs.rotated = parameters.choice("rotation", {"none", "random", "learned"}) != 0;
     using Queries = Signs::Queries;
     if (spec.name == "sign") {  // one bit is too coarse to be compared with one bit
-        constexpr Queries kQueries[] = {Queries::int4, Queries::code, Queries::full};
-        signs.queries = kQueries[parameters.choice("query", {"int4", "code", "float"})];
+        constexpr Queries kQueries[] = {Queries::int4, Queries::int2, Queries::code, Queries::full};
+        signs.queries = kQueries[parameters.choice("query", {"int4", "int2", "code", "float"})];
     } else {
-        constexpr Queries kQueries[] = {Queries::code, Queries::int4, Queries::full};
-        signs.queries = kQueries[parameters.choice("query", {"code", "int4", "float"})];
+        constexpr Queries kQueries[] = {Queries::code, Queries::int2, Queries::int4, Queries::full};
+        signs.queries = kQueries[parameters.choice("query", {"code", "int2", "int4", "float"})];
     }
     parameters.number("seed", 0, 0, std::numeric_limits<uint32_t>::max());  // of the rotation, which is made elsewhere
     return std::make_unique<BitsCodec>(spec.name, dim, metric, signs, parameters.done());

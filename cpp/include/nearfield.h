@@ -113,9 +113,9 @@ typedef struct nearfield_index_options {
     double oversample;  /* candidates per result when reranking, at least 1; default: 4 */
     int64_t no_screen;  /* 1: keep no compact image of the vectors; saves memory, costs time, changes no result */
     /* Parameters of the codec: name, value, name, value, ..., NULL. For "sign" and "recurrent_binary": "threshold"
-     * ("zero", "mean", "median"), "rotation" ("none", "random", "learned"), "query" ("int4", "code", "float"; default
-     * "int4" for the first and "code" for the second), and for the second "bits" ("1" to "8"). "seed" is kept for
-     * whoever makes the rotation. Default: none. */
+     * ("zero", "mean", "median"), "rotation" ("none", "random", "learned"), "query" ("int4", "int2", "code", "float";
+     * default "int4" for the first and "code" for the second), and for the second "bits" ("1" to "8"). "seed" is kept
+     * for whoever makes the rotation. Default: none. */
     const char* const* codec_parameters;
 } nearfield_index_options;
 

@@ -37,10 +37,11 @@ class Sign:
         A rotation before the threshold is applied, for data whose dimensions carry unequal information: a random one,
         or the one that makes the signs fit best (iterative quantization, ITQ). It costs dim * dim multiplications for
         each vector and query.
-    query : {"int4", "code", "float"}
-        How queries are scored. "int4": rounded to four bits for each dimension, against the signs (asymmetric).
-        "code": they are coded as the vectors are, and the bits that differ are counted (symmetric): faster, and less
-        accurate. "float": the query as it is against the signs: slower, and hardly more accurate.
+    query : {"int4", "int2", "code", "float"}
+        How queries are scored. "int4" and "int2": rounded to 16 or 4 levels for each dimension, against the signs
+        (asymmetric). "code": they are coded as the vectors are, and the bits that differ are counted (symmetric): the
+        fastest, and the least accurate. "float": the query as it is against the signs: the slowest, and hardly more
+        accurate than "int4".
     seed : int
         Of the random rotation, and of where the learned one starts.
 
@@ -60,7 +61,7 @@ class Sign:
 
     threshold: Literal["zero", "mean", "median"] = "zero"
     rotation: Literal["random", "learned"] | None = None
-    query: Literal["int4", "code", "float"] = "int4"
+    query: Literal["int4", "int2", "code", "float"] = "int4"
     seed: int = 0
     _name: ClassVar[str] = "sign"
 
@@ -119,7 +120,7 @@ class RecurrentBinary(Sign):
     Gan et al., "Binary Embedding-based Retrieval at Tencent", 2023 (arXiv 2302.08714).
     """
 
-    query: Literal["int4", "code", "float"] = "code"
+    query: Literal["int4", "int2", "code", "float"] = "code"
     bits: int = 2
     _name: ClassVar[str] = "recurrent_binary"
 
