@@ -304,7 +304,8 @@ def race(
 # Bits per dimension, how queries are scored, and the rotation before the signs. Rotations are tried with one way of
 # rescoring only.
 CODES: list[dict[str, Any]] = [
-    {"bits": bits, "query": query, "rotation": None} for bits in (1, 2, 4) for query in ("code", "float")
+    *({"bits": 1, "query": query, "rotation": None} for query in ("code", "int2", "int4", "float")),
+    *({"bits": bits, "query": query, "rotation": None} for bits in (2, 4) for query in ("code", "int4")),
 ]
 ROTATED: list[dict[str, Any]] = [
     {"bits": 1, "query": "code", "rotation": "random"},
@@ -508,7 +509,11 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
                 for line in measured
                 if "exact" not in line and line["rerank"] == "f16" and all(line[key] == code[key] for key in code)
             ]
-            style = ":" if code["rotation"] else "-" if code["query"] == "code" else "--"
+            style = (
+                ":"
+                if code["rotation"]
+                else {"code": "-", "int2": "-.", "int4": "--", "float": (0, (1, 4))}[code["query"]]
+            )
             what = f"{code['bits']} bit{'s' if code['bits'] > 1 else ''}, query as {code['query']}"
             panel.plot(
                 [line["single_queries_per_s"] for line in points],

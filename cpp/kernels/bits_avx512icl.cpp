@@ -375,8 +375,8 @@ struct Weighted {
 };
 
 template <bool exclusive, size_t kWidth>
-void add_planes(const uint64_t* plane, size_t words, const uint64_t* queries, size_t step, const float* weight,
-                Weighted* sum) {
+inline void add_planes(const uint64_t* plane, size_t words, const uint64_t* queries, size_t step, const float* weight,
+                       Weighted* sum) {
     static constexpr int64_t kStart[kWidth] = {};
     Sums<exclusive, kWidth> sums(kStart);
     sums.add(plane, words, queries, step);
@@ -406,8 +406,7 @@ Weighted weighted_counts(const uint64_t* codes, const BitPlanes* query) {
     return sum;
 }
 
-uint32_t planes(const uint64_t* codes, const float* factors, const BitPlanes* query, float* low) {
-    const Weighted sum = query->exclusive ? weighted_counts<true>(codes, query) : weighted_counts<false>(codes, query);
+uint32_t score(Weighted sum, const float* factors, const BitPlanes* query, float* low) {
     const __m512i order = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
     const __m512 offset = _mm512_set1_ps(query->offset), tilt = _mm512_set1_ps(query->tilt);
     const __m512 bound = _mm512_set1_ps(query->bound);
@@ -420,6 +419,27 @@ uint32_t planes(const uint64_t* codes, const float* factors, const BitPlanes* qu
         survivors |= static_cast<uint32_t>(_mm512_cmp_ps_mask(lows, bound, _CMP_NGT_UQ)) << (16 * half);
     }
     return survivors;
+}
+
+// One plane of documents, all in registers: a third faster where codes are short.
+template <bool exclusive, size_t kWidth>
+uint32_t score_plane(const uint64_t* codes, const float* factors, const BitPlanes* query, float* low) {
+    Weighted sum;
+    add_planes<exclusive, kWidth>(codes, query->words, query->query, kWidth, query->weight, &sum);
+    return score(sum, factors, query, low);
+}
+
+uint32_t planes(const uint64_t* codes, const float* factors, const BitPlanes* query, float* low) {
+    using Score = uint32_t (*)(const uint64_t*, const float*, const BitPlanes*, float*);
+    static constexpr Score kScore[][2] = {{score_plane<false, 1>, score_plane<true, 1>},
+                                          {score_plane<false, 2>, score_plane<true, 2>},
+                                          {score_plane<false, 3>, score_plane<true, 3>},
+                                          {score_plane<false, 4>, score_plane<true, 4>}};
+    if (query->doc_planes == 1 && query->query_planes <= 4) {
+        return kScore[query->query_planes - 1][query->exclusive](codes, factors, query, low);
+    }
+    const Weighted sum = query->exclusive ? weighted_counts<true>(codes, query) : weighted_counts<false>(codes, query);
+    return score(sum, factors, query, low);
 }
 
 }  // namespace
