@@ -45,6 +45,15 @@ std::byte gathered(const Byte* eight, size_t place) {
     return static_cast<std::byte>((word >> place & 0x0101010101010101u) * 0x8040201008040201u >> 56);
 }
 
+// Whether any of n counts is at most `most`: its difference to the next number is negative. Written for vector code.
+template <size_t n>
+bool any_within(const uint32_t* counts, int32_t most) {
+    const uint32_t next = static_cast<uint32_t>(most) + 1;
+    uint32_t any = 0;
+    for (size_t i = 0; i < n; ++i) any |= counts[i] - next;
+    return any >> 31 != 0;
+}
+
 // Ones that plane-sized pieces of rows share with a query, or in which they differ.
 void count(bool exclusive, const std::byte* query, Rows rows, const uint32_t* list, size_t n, size_t bytes,
            uint32_t* out) {
@@ -305,13 +314,12 @@ class BitsQuery final : public Query {
             } else {
                 count(true, code(q), rows, nullptr, n, bytes_, counts);
                 const int32_t most = most_of(bound);
-                // Most runs hold none, which their smallest count tells.
+                // Most pieces hold none, and then most runs of a piece.
                 constexpr size_t kRun = 16;
-                std::fill(counts + n, counts + (n + kRun - 1) / kRun * kRun, kNever);
+                std::fill(counts + n, counts + kPiece, kNever);
+                if (!any_within<kPiece>(counts, most)) continue;
                 for (size_t run = 0; run < n; run += kRun) {
-                    uint32_t least = kNever;
-                    for (size_t i = run; i < run + kRun; ++i) least = std::min(least, counts[i]);
-                    if (static_cast<int32_t>(least) > most) continue;
+                    if (!any_within<kRun>(counts + run, most)) continue;
                     for (size_t i = run; i < run + kRun; ++i) {
                         if (static_cast<int32_t>(counts[i]) > most) continue;
                         const auto distance = static_cast<float>(counts[i]);
