@@ -83,6 +83,16 @@ def test_interleave(level, length):
             np.testing.assert_array_equal(found, padded.view(np.uint64).T)
 
 
+@each_level
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 15, 16, 17, 31, 256, 300])
+def test_select(level, n):
+    rng = np.random.default_rng(n)
+    counts = rng.integers(0, 40, n, np.uint32)
+    for most in (-1, 0, 5, 39, 40, 2**31 - 1):
+        at = raw.select(level, counts, most)
+        assert at.tolist() == np.flatnonzero(counts.astype(np.int64) <= most).tolist()
+
+
 def check_tile(level: str, codes: np.ndarray, queries: np.ndarray, most: np.ndarray, distances: np.ndarray) -> None:
     width = len(most)
     hit, survivors, counts = raw.hamming_tile(level, codes, queries, most)

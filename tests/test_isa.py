@@ -18,7 +18,7 @@ WIDE = {"dot_f32", "l2_f32", "tile_f32", "quantize", "encode_f16", "encode_bf16"
     f"settle_{name}" for name in ("f32", "f16", "bf16", "int8", "uint8")
 }
 INTEGER = {"dot_int8", "dot_uint8", "tile_u8"}
-BITS = {"bits_xor", "bits_and", "bits_interleave", "bits_hamming", "bits_planes"}
+BITS = {"bits_xor", "bits_and", "bits_select", "bits_interleave", "bits_hamming", "bits_planes"}
 ALL = WIDE | INTEGER | BITS | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
 # The kernels that a level has of its own; the others it takes from the levels below.
 OWN = {
@@ -28,7 +28,7 @@ OWN = {
     "avx512vnni": INTEGER,
     "avx512icl": BITS,
     "avx512bf16": {"dot_bf16"},
-    "neon": ALL,
+    "neon": ALL - {"bits_select"},
     "neondot": INTEGER,
 }
 

@@ -154,6 +154,14 @@ void register_bits(py::module_& module) {
         }
         return to_array(std::move(out), {static_cast<py::ssize_t>(raw.n)});
     });
+    module.def("select",
+               [](const std::string& level, const py::array_t<uint32_t, py::array::c_style>& counts, int32_t most) {
+                   const auto n = static_cast<size_t>(counts.size());
+                   std::vector<uint32_t> at(n + kernels::kGroup);
+                   at.resize(table_of(level).bits.select(counts.data(), n, most, at.data()));
+                   const auto found = static_cast<py::ssize_t>(at.size());
+                   return to_array(std::move(at), {found});
+               });
     module.def("interleave", [](const std::string& level, const Bytes& data, size_t offset, size_t stride, size_t n,
                                 size_t bytes) {
         const size_t words = (bytes + 7) / 8;

@@ -205,6 +205,23 @@ void counts(const uint8_t* query, const uint8_t* data, size_t stride, const uint
     run(query, data, stride, rows, n, bytes, out);
 }
 
+size_t select(const uint32_t* counts, size_t n, int32_t most, uint32_t* at) {
+    constexpr size_t kCounts = 8;  // in a register
+    const __m256i bound = _mm256_set1_epi32(most);
+    size_t found = 0, i = 0;
+    for (; i + kCounts <= n; i += kCounts) {
+        const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(counts + i));
+        const int above = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(x, bound)));
+        for (uint32_t hit = ~static_cast<uint32_t>(above) & 0xff; hit != 0; hit &= hit - 1) {
+            at[found++] = static_cast<uint32_t>(i) + _tzcnt_u32(hit);
+        }
+    }
+    for (; i < n; ++i) {
+        if (static_cast<int32_t>(counts[i]) <= most) at[found++] = static_cast<uint32_t>(i);
+    }
+    return found;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Groups
 // ---------------------------------------------------------------------------------------------------------------------
@@ -401,7 +418,7 @@ uint32_t planes(const uint64_t* codes, const float* factors, const BitPlanes* qu
 }  // namespace
 
 void fill_bits_avx2(KernelTable* table) {
-    table->bits = {counts<true>, counts<false>, interleave, hamming_tile, planes};
+    table->bits = {counts<true>, counts<false>, select, interleave, hamming_tile, planes};
 }
 
 }  // namespace nearfield::kernels

@@ -208,6 +208,24 @@ void counts(const uint8_t* query, const uint8_t* data, size_t stride, const uint
     kRuns[whole < 5 ? whole : 5][bytes % kVector != 0](query, data, stride, rows, n, bytes, out);
 }
 
+size_t select(const uint32_t* counts, size_t n, int32_t most, uint32_t* at) {
+    constexpr size_t kCounts = 16;  // in a register
+    const __m512i bound = _mm512_set1_epi32(most);
+    __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    size_t found = 0;
+    for (size_t i = 0; i < n; i += kCounts) {
+        const auto present = static_cast<__mmask16>(n - i >= kCounts ? 0xffffu : (1u << (n - i)) - 1);
+        const __m512i x = _mm512_maskz_loadu_epi32(present, counts + i);
+        if (const __mmask16 hit = _mm512_mask_cmple_epi32_mask(present, x, bound)) {
+            // Packed in a register: storing under a mask is slow on some CPUs.
+            _mm512_storeu_si512(at + found, _mm512_maskz_compress_epi32(hit, places));
+            found += static_cast<size_t>(_mm_popcnt_u32(hit));
+        }
+        places = _mm512_add_epi32(places, _mm512_set1_epi32(kCounts));
+    }
+    return found;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Groups
 // ---------------------------------------------------------------------------------------------------------------------
@@ -445,7 +463,7 @@ uint32_t planes(const uint64_t* codes, const float* factors, const BitPlanes* qu
 }  // namespace
 
 void fill_bits_avx512icl(KernelTable* table) {
-    table->bits = {counts<true>, counts<false>, interleave, hamming_tile, planes};
+    table->bits = {counts<true>, counts<false>, select, interleave, hamming_tile, planes};
 }
 
 }  // namespace nearfield::kernels

@@ -274,7 +274,7 @@ uint32_t planes(const uint64_t* codes, const float* factors, const BitPlanes* qu
 }  // namespace
 
 void fill_bits_neon(KernelTable* table) {
-    table->bits = {counts<true>, counts<false>, interleave, hamming_tile, planes};
+    table->bits = {counts<true>, counts<false>, table->bits.select, interleave, hamming_tile, planes};
 }
 
 }  // namespace nearfield::kernels

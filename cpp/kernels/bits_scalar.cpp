@@ -47,6 +47,15 @@ void counts(const uint8_t* query, const uint8_t* data, size_t stride, const uint
     }
 }
 
+size_t select(const uint32_t* counts, size_t n, int32_t most, uint32_t* at) {
+    size_t found = 0;
+    for (size_t i = 0; i < n; ++i) {  // without a branch, which nobody could foresee
+        at[found] = static_cast<uint32_t>(i);
+        found += static_cast<int32_t>(counts[i]) <= most ? 1 : 0;
+    }
+    return found;
+}
+
 void interleave(const uint8_t* data, size_t stride, size_t n, size_t bytes, uint64_t* out) {
     const size_t words = (bytes + 7) / 8;
     for (size_t w = 0; w < words; ++w) {
@@ -109,7 +118,7 @@ uint32_t planes(const uint64_t* codes, const float* factors, const BitPlanes* qu
 }  // namespace
 
 void fill_bits_scalar(KernelTable* table) {
-    table->bits = {counts<true>, counts<false>, interleave, hamming_tile, planes};
+    table->bits = {counts<true>, counts<false>, select, interleave, hamming_tile, planes};
 }
 
 }  // namespace nearfield::kernels

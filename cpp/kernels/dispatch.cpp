@@ -136,6 +136,7 @@ constexpr Slot kSlots[] = {
     {"tile_u8", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.tile.u8); }},
     {"bits_xor", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.xor_counts); }},
     {"bits_and", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.and_counts); }},
+    {"bits_select", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.select); }},
     {"bits_interleave", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.interleave); }},
     {"bits_hamming", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.hamming_tile); }},
     {"bits_planes", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.planes); }},

@@ -77,6 +77,9 @@ struct BitKernels {
                        size_t bytes, uint32_t* out);
     void (*and_counts)(const uint8_t* query, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n,
                        size_t bytes, uint32_t* out);
+    // Writes the places of the counts that are at most `most` to `at`, in order, and returns how many they are. `at` has
+    // room for n + kGroup numbers.
+    size_t (*select)(const uint32_t* counts, size_t n, int32_t most, uint32_t* at);
     // Rows 0 .. n-1 (n <= kGroup) as one group in which each lane is a vector: out[word * kGroup + i] is the word of row
     // i; the last word of a row is filled up with zero bytes, and missing rows are zeros. words = ceil(bytes / 8).
     void (*interleave)(const uint8_t* data, size_t stride, size_t n, size_t bytes, uint64_t* out);

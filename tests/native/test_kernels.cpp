@@ -777,7 +777,7 @@ void test_bits() {
 // Every slot that a level is meant to fill has an address of its own, and all others are those of a lower level.
 void test_slots() {
     using Slots = std::set<std::string_view>;
-    const Slots bits = {"bits_xor", "bits_and", "bits_interleave", "bits_hamming", "bits_planes"};
+    const Slots bits = {"bits_xor", "bits_and", "bits_select", "bits_interleave", "bits_hamming", "bits_planes"};
     Slots all = {"dot_f32",      "dot_f16",    "dot_bf16",    "dot_int8",   "dot_uint8",   "l2_f32",
                  "l2_f16",       "l2_bf16",    "settle_f32",  "settle_f16", "settle_bf16", "settle_int8",
                  "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32",    "tile_u8"};
@@ -785,11 +785,13 @@ void test_slots() {
     const Slots wide = {"dot_f32",      "l2_f32",     "settle_f32",  "settle_f16", "settle_bf16", "settle_int8",
                         "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32"};
     const Slots integer_products = {"dot_int8", "dot_uint8", "tile_u8"};
+    Slots neon = all;
+    neon.erase("bits_select");
     const std::map<std::string_view, Slots> filled = {
         {"scalar", all},     {"avx2", all},
         {"avx512", wide},    {"avx512vnni", integer_products},
         {"avx512icl", bits}, {"avx512bf16", {"dot_bf16"}},
-        {"neon", all},       {"neondot", integer_products},
+        {"neon", neon},      {"neondot", integer_products},
     };
     for (const KernelTable* table : levels()) {
         Slots named, own;
