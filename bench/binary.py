@@ -499,6 +499,7 @@ def run_asymmetric(options: argparse.Namespace, results: Results) -> None:
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
     """Draw recall against speed, a curve for each code, with its candidates scored again in float16."""
     datasets = [name for name in DATASETS if any(line["dataset"] == name for line in lines)]
+    ticker = require("matplotlib.ticker", "plot")
     figure, panels = figures.start("binary_recall", len(datasets))
     colours = {1: "#1f77b4", 2: "#2ca02c", 4: "#d62728"}
     for panel, dataset in zip(panels, datasets, strict=True):
@@ -509,16 +510,13 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
                 for line in measured
                 if "exact" not in line and line["rerank"] == "f16" and all(line[key] == code[key] for key in code)
             ]
-            style = (
-                ":"
-                if code["rotation"]
-                else {"code": "-", "int2": "-.", "int4": "--", "float": (0, (1, 4))}[code["query"]]
-            )
+            styles = {"code": "-", "int2": "-.", "int4": "--", "float": (0, (1, 4))}
+            style = ":" if code["rotation"] else styles[code["query"]]
             what = f"{code['bits']} bit{'s' if code['bits'] > 1 else ''}, query as {code['query']}"
             panel.plot(
                 [line["single_queries_per_s"] for line in points],
                 [line["recall"] for line in points],
-                style,
+                linestyle=style,
                 marker="o",
                 markersize=4,
                 linewidth=1.3,
@@ -547,6 +545,9 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
         n, dim = measured[0]["n"], measured[0]["dim"]
         panel.set_title(f"{dataset}, {n:,} x {dim}")
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+        panel.xaxis.set_major_formatter("{x:,.0f}")
+        panel.xaxis.set_minor_formatter(ticker.NullFormatter())
         panel.set_xlabel("queries per second, one by one on one core")
     panels[0].set_ylabel(f"recall@{K}")
     title = f"candidates scored again: {', '.join(map(str, OVERSAMPLES))} x {K}\n(ring: 10 x {K})"
