@@ -20,8 +20,9 @@ class Hits:
     ids : ndarray of int64, shape (queries, k)
         Ids of the matches, best first, ties by lower id; -1 in places for which there was no vector.
     scores : ndarray of float32, shape (queries, k)
-        Their scores in the metric's own unit: inner product, cosine similarity in [-1, 1] (both higher is better), or
-        Euclidean distance (lower is better); NaN in places for which there was no vector.
+        Their scores in the metric's own unit: inner product, cosine similarity in [-1, 1], Jaccard similarity in
+        [0, 1] (all higher is better), Euclidean distance, or number of different bits (lower is better); NaN in places
+        for which there was no vector.
     counts : ndarray of int64, shape (queries,)
         How many places of each row are filled.
     plan : str
