@@ -118,7 +118,8 @@ def rounded_to(bits: int, q: np.ndarray) -> np.ndarray:
     step = {2: 0.9957, 4: 0.3352}[bits] * np.sqrt(np.square(np.float64(q)).mean(axis=1, keepdims=True))
     step, half = np.float64(np.float32(step)), 2 ** (bits - 1)
     level = np.floor(np.divide(q, step, out=np.zeros_like(q, np.float64), where=step > 0))
-    return step * (np.clip(level, -half, half - 1) + 0.5)
+    signs = (np.abs(q) == np.abs(q[:, :1])).all(axis=1, keepdims=True)  # these lie on two levels already
+    return np.where(signs, q, step * (np.clip(level, -half, half - 1) + 0.5))
 
 
 def codes_of(codec: nf.Sign, metric: str, x: np.ndarray, index: nf.Flat) -> np.ndarray:

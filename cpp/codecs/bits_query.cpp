@@ -133,9 +133,10 @@ class BitsQuery final : public Query {
         for (size_t q = 0; q < width_; ++q) {
             float* query = rotated_.data() + q * dim_;
             const double deviation = std::sqrt(squared_query(q) / static_cast<double>(dim_));
-            // Packed queries are signs: two of the levels already.
-            const double spacing = queries.type == kernels::kBits ? 2 : (bits == 2 ? 0.9957 : 0.3352) * deviation;
-            const auto step = static_cast<float>(spacing);
+            // A query of signs (times a constant) lies on two levels already.
+            const float magnitude = std::abs(query[0]);
+            const bool signs = std::all_of(query, query + dim_, [=](float x) { return std::abs(x) == magnitude; });
+            const auto step = signs ? 2 * magnitude : static_cast<float>((bits == 2 ? 0.9957 : 0.3352) * deviation);
             steps_.push_back(step);
             for (size_t d = 0; d < dim_; ++d) {
                 const float level = step > 0 ? std::clamp(std::floor(query[d] / step), -half, half - 1) : 0.0f;
