@@ -71,25 +71,26 @@ struct TileKernels {
 
 // Kernels on packed bits. How bits are ordered within a byte does not matter to them.
 struct BitKernels {
-    // Rows in their natural order, as for DenseKernels; nothing before or behind the `bytes` of a row is read. out[i] is
-    // the number of ones in (query ^ row), or in (query & row).
+    // Rows in their natural order, as for DenseKernels; nothing before or behind the `bytes` of a row is read. out[i]
+    // is the number of ones in (query ^ row), or in (query & row).
     void (*xor_counts)(const uint8_t* query, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n,
                        size_t bytes, uint32_t* out);
     void (*and_counts)(const uint8_t* query, const uint8_t* data, size_t stride, const uint32_t* rows, size_t n,
                        size_t bytes, uint32_t* out);
-    // Writes the places of the counts that are at most `most` to `at`, in order, and returns how many they are. `at` has
-    // room for n + kGroup numbers.
+    // Writes the places of the counts that are at most `most` to `at`, in order, and returns how many they are. `at`
+    // has room for n + kGroup numbers.
     size_t (*select)(const uint32_t* counts, size_t n, int32_t most, uint32_t* at);
-    // Rows 0 .. n-1 (n <= kGroup) as one group in which each lane is a vector: out[word * kGroup + i] is the word of row
-    // i; the last word of a row is filled up with zero bytes, and missing rows are zeros. words = ceil(bytes / 8).
+    // Rows 0 .. n-1 (n <= kGroup) as one group in which each lane is a vector: out[word * kGroup + i] is the word of
+    // row i; the last word of a row is filled up with zero bytes, and missing rows are zeros. words = ceil(bytes / 8).
     void (*interleave)(const uint8_t* data, size_t stride, size_t n, size_t bytes, uint64_t* out);
     // Hamming distances of a tile of queries to a group: counts[q * kGroup + i]; these are set for queries with
     // survivors only. A row survives if its distance is at most most[q] (-1: none does); survivors[q] is a bit per row,
     // the result a mask of the queries that have any.
     uint32_t (*hamming_tile)(const uint64_t* codes, size_t words, const uint64_t* queries, size_t width,
                              const int32_t* most, uint32_t* survivors, uint32_t* counts);
-    // One query against a group whose codes are planes of bits [doc_planes][words][kGroup]: see BitPlanes. `factors` are
-    // mul[kGroup] and add[kGroup]. Sets low of all rows, and returns the mask of the survivors: all but low > bound.
+    // One query against a group whose codes are planes of bits [doc_planes][words][kGroup]: see BitPlanes. `factors`
+    // are mul[kGroup] and add[kGroup]. Sets low of all rows, and returns the mask of the survivors: all but low >
+    // bound.
     uint32_t (*planes)(const uint64_t* codes, const float* factors, const struct BitPlanes* query, float* low);
 };
 
