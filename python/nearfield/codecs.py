@@ -49,7 +49,8 @@ class Sign:
     -----
     A code stands for a vector of plus and minus one, or, where the codec has learned, of plus and minus the mean
     deviation from the threshold; scores are those of the metric for these vectors. A codec that has to learn does so
-    from the first vectors that are added (or by ``train``): an evenly spread sample of up to 16,384 of them.
+    from the first vectors that are added (or by ``train``): an evenly spread sample of up to 16,384 of them, half as
+    many for a rotation.
 
     An index with this codec also takes vectors that were reduced to signs elsewhere: uint8 of ceil(dim / 8) bytes, as
     ``numpy.packbits`` or ``quantize_embeddings(..., "ubinary")`` makes them.
