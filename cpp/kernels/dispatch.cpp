@@ -11,6 +11,7 @@ namespace nearfield::kernels {
 void fill_dense_scalar(KernelTable* table);
 void fill_tile_scalar(KernelTable* table);
 void fill_bits_scalar(KernelTable* table);
+void fill_codes_scalar(KernelTable* table);
 #if defined(NEARFIELD_HAVE_AVX2)
 void fill_dense_avx2(KernelTable* table);
 void fill_tile_avx2(KernelTable* table);
@@ -53,7 +54,7 @@ struct Entry {
 // From the lowest to the highest; a level inherits every slot it does not fill.
 const std::vector<Entry>& entries() {
     static const std::vector<Entry> all = {
-        {Level::scalar, "scalar", {fill_dense_scalar, fill_tile_scalar, fill_bits_scalar}},
+        {Level::scalar, "scalar", {fill_dense_scalar, fill_tile_scalar, fill_bits_scalar, fill_codes_scalar}},
 #if defined(NEARFIELD_HAVE_AVX2)
         {Level::avx2, "avx2", {fill_dense_avx2, fill_tile_avx2, fill_bits_avx2}},
 #endif
@@ -140,6 +141,15 @@ constexpr Slot kSlots[] = {
     {"bits_interleave", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.interleave); }},
     {"bits_hamming", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.hamming_tile); }},
     {"bits_planes", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.bits.planes); }},
+    {"codes_dot2", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.dot2); }},
+    {"codes_dot4", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.dot4); }},
+    {"codes_dot8", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.dot8); }},
+    {"codes_sum4", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.sum4); }},
+    {"codes_sum8", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.sum8); }},
+    {"codes_estimate", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.estimate); }},
+    {"codes_row_dot", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.row_dot); }},
+    {"codes_nearest", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.nearest); }},
+    {"codes_hadamard", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.hadamard); }},
 };
 
 }  // namespace

@@ -108,11 +108,51 @@ struct BitPlanes {
     bool exclusive;  // OP is XOR; otherwise AND
 };
 
+// Kernels on groups of kGroup codes that are interleaved in units of four bytes, so that each 32-bit lane belongs to one
+// vector: unit u of vector i lies at (u * kGroup + i) * 4. With codes of b bits (1, 2, 4 or 8) a unit holds 32 / b of
+// them: byte j holds code (32 / b) * u + 4 * p + j in its bits b * p to b * p + b - 1. Codes beyond the last are zeros.
+// Queries are int8 within +-TileKernels::query_limit. All sums are exact.
+struct CodeKernels {
+    // sums[q * kGroup + i] = sum over the codes of vector i of level[code] * query value, for 1 <= width <= kTile
+    // queries. queries: [units][width][32 / b], zeros beyond the last. `levels` holds 16 bytes: the unsigned level of
+    // each code, four times over for codes of 2 bits; codes of 8 bits are their own levels.
+    void (*dot2)(const uint8_t* codes, size_t units, const uint8_t* levels, const int8_t* queries, size_t width,
+                 int32_t* sums);
+    void (*dot4)(const uint8_t* codes, size_t units, const uint8_t* levels, const int8_t* queries, size_t width,
+                 int32_t* sums);
+    void (*dot8)(const uint8_t* codes, size_t units, const int8_t* queries, size_t width, int32_t* sums);
+    // sums[q * kGroup + i] = sum over the codes of vector i of table[code]: a table of bytes for each place of a code,
+    // [units][width][8][16] for codes of 4 bits, [units][width][4][256] for codes of 8 bits.
+    void (*sum4)(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums);
+    void (*sum8)(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums);
+    // Turns the sums of one query into distances (see Estimate) and returns the mask of the survivors.
+    uint32_t (*estimate)(const int32_t* sums, const struct Estimate* terms, float* distance);
+    // Listed rows in natural order (as for DenseKernels), not interleaved: sums[i] = sum of code * query value over the
+    // `bytes` (a multiple of 4) of codes of b bits. query: [8 / b][bytes], place p of byte j at p * bytes + j.
+    void (*row_dot)(const uint8_t* data, size_t stride, const uint32_t* rows, size_t n, size_t bytes, size_t b,
+                    const int8_t* query, int32_t* sums);
+    // The nearest of `count` centroids [count][dim] to each of kGroup points, given as [dim][kGroup], and the squared
+    // distance to it in float32; the first one of several.
+    void (*nearest)(const float* points, const float* centroids, size_t count, size_t dim, uint32_t* index,
+                    float* squared);
+    // The Walsh-Hadamard transform of n (a power of two) values in place, unnormalised.
+    void (*hadamard)(float* values, size_t n);
+};
+
+// distance[i] = base + add[i] + mul[i] * (scale * sums[i] + shift) + tilt * off[i], in float32 and the same for the same
+// vector wherever it lies; the vector survives unless distance[i] - slack * err[i] > bound. The factors are arrays of
+// kGroup floats.
+struct Estimate {
+    float base, scale, shift, tilt, slack, bound;
+    const float *add, *mul, *off, *err;
+};
+
 struct KernelTable {
     const char* name;                   // level whose kernels were last added: "scalar", "avx2", ...
     DenseKernels dense[kElementTypes];  // null slots where the type has no such kernel
     TileKernels tile;
     BitKernels bits;
+    CodeKernels codes;
     // code[i] = round(vector[i] / scale) with scale = max|vector| / limit; out = { scale, |vector - scale * code|,
     // |scale * code| }, the two lengths rounded up. A vector of zeros has scale 0.
     void (*quantize)(const float* vector, size_t dim, int limit, int8_t* code, float* out);
