@@ -24,9 +24,11 @@ void fill_tile_avx512(KernelTable* table);
 #if defined(NEARFIELD_HAVE_AVX512VNNI)
 void fill_dense_avx512vnni(KernelTable* table);
 void fill_tile_avx512vnni(KernelTable* table);
+void fill_codes_avx512vnni(KernelTable* table);
 #endif
 #if defined(NEARFIELD_HAVE_AVX512ICL)
 void fill_bits_avx512icl(KernelTable* table);
+void fill_codes_avx512icl(KernelTable* table);
 #endif
 #if defined(NEARFIELD_HAVE_AVX512BF16)
 void fill_dense_avx512bf16(KernelTable* table);
@@ -62,10 +64,10 @@ const std::vector<Entry>& entries() {
         {Level::avx512, "avx512", {fill_dense_avx512, fill_tile_avx512}},
 #endif
 #if defined(NEARFIELD_HAVE_AVX512VNNI)
-        {Level::avx512vnni, "avx512vnni", {fill_dense_avx512vnni, fill_tile_avx512vnni}},
+        {Level::avx512vnni, "avx512vnni", {fill_dense_avx512vnni, fill_tile_avx512vnni, fill_codes_avx512vnni}},
 #endif
 #if defined(NEARFIELD_HAVE_AVX512ICL)
-        {Level::avx512icl, "avx512icl", {fill_bits_avx512icl}},
+        {Level::avx512icl, "avx512icl", {fill_bits_avx512icl, fill_codes_avx512icl}},
 #endif
 #if defined(NEARFIELD_HAVE_AVX512BF16)
         {Level::avx512bf16, "avx512bf16", {fill_dense_avx512bf16}},
