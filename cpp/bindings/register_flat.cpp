@@ -69,15 +69,15 @@ void register_flat(py::module_& module) {
         .def("__len__", &Filter::count);
 
     py::class_<Flat>(module, "Flat")
-        .def(
-            py::init([](size_t dim, const std::string& metric, const std::string& codec,
-                        const std::map<std::string, std::string>& parameters, const std::string& rerank,
-                        double oversample, bool screen) {
-                const CodecSpec spec{codec, {parameters.begin(), parameters.end()}};
-                return std::make_unique<Flat>(FlatOptions{dim, parse_metric(metric), spec, rerank, oversample, screen});
-            }),
-            py::arg("dim"), py::arg("metric"), py::arg("codec"), py::arg("parameters"), py::arg("rerank"),
-            py::arg("oversample"), py::arg("screen"))
+        .def(py::init([](size_t dim, const std::string& metric, const std::string& codec,
+                         const std::map<std::string, std::string>& parameters, const std::string& rerank,
+                         const std::map<std::string, std::string>& rerank_parameters, double oversample, bool screen) {
+                 const CodecSpec spec{codec, {parameters.begin(), parameters.end()}};
+                 const CodecSpec finer{rerank, {rerank_parameters.begin(), rerank_parameters.end()}};
+                 return std::make_unique<Flat>(FlatOptions{dim, parse_metric(metric), spec, finer, oversample, screen});
+             }),
+             py::arg("dim"), py::arg("metric"), py::arg("codec"), py::arg("parameters"), py::arg("rerank"),
+             py::arg("rerank_parameters"), py::arg("oversample"), py::arg("screen"))
         .def(
             "train",
             [](Flat& index, const py::array& array, const std::string& type, const std::string& version,
@@ -121,16 +121,16 @@ void register_flat(py::module_& module) {
         .def(
             "search",
             [](const Flat& index, const py::array& array, const std::string& type, size_t k, const SharedFilter& filter,
-               const std::optional<std::string>& version, std::optional<double> oversample, bool exact,
-               size_t threads) {
+               const std::optional<std::string>& version, std::optional<double> oversample,
+               std::optional<double> recall, bool exact, size_t threads) {
                 const Vectors queries = vectors_of(array, type);
-                const SearchOptions options{filter.get(), version, oversample, exact};
+                const SearchOptions options{filter.get(), version, oversample, recall, exact};
                 return hits(interruptible(threads, py::none(),
                                           [&](const Run& run) { return index.search(queries, k, options, run); }),
                             queries.n);
             },
             py::arg("queries"), py::arg("type"), py::arg("k"), py::arg("filter"), py::arg("version"),
-            py::arg("oversample"), py::arg("exact"), py::arg("threads"))
+            py::arg("oversample"), py::arg("recall"), py::arg("exact"), py::arg("threads"))
         .def(
             "range_search",
             [](const Flat& index, const py::array& array, const std::string& type, double radius,
@@ -217,7 +217,30 @@ void register_flat(py::module_& module) {
                                    const auto& parameters = index.options().codec.parameters;
                                    return std::map<std::string, std::string>(parameters.begin(), parameters.end());
                                })
-        .def_property_readonly("rerank", [](const Flat& index) { return index.options().rerank; })
+        .def_property_readonly("rerank", [](const Flat& index) { return index.options().rerank.name; })
+        .def_property_readonly("rerank_parameters",
+                               [](const Flat& index) {
+                                   const auto& parameters = index.options().rerank.parameters;
+                                   return std::map<std::string, std::string>(parameters.begin(), parameters.end());
+                               })
+        .def_property_readonly("tuning",
+                               [](const Flat& index) {
+                                   const Tuning tuning = index.tuning();
+                                   std::vector<std::tuple<double, double, double>> table;
+                                   for (const Tuning::Entry& e : tuning.table) {
+                                       table.emplace_back(e.recall, e.measured, e.value);
+                                   }
+                                   return std::tuple(tuning.k, tuning.queries, tuning.n, table);
+                               })
+        .def(
+            "set_tuning",
+            [](Flat& index, size_t k, const std::string& queries, size_t n,
+               const std::vector<std::tuple<double, double, double>>& table) {
+                Tuning tuning{k, queries, n, {}};
+                for (const auto& [recall, measured, value] : table) tuning.table.push_back({recall, measured, value});
+                index.set_tuning(std::move(tuning));
+            },
+            py::arg("k"), py::arg("queries"), py::arg("n"), py::arg("table"))
         .def_property_readonly("oversample", [](const Flat& index) { return index.options().oversample; })
         .def_property_readonly("screen", [](const Flat& index) { return index.options().screen; })
         .def(

@@ -196,7 +196,7 @@ nearfield_status nearfield_create(const nearfield_index_options* options, nearfi
         for (const char* const* at = wanted.codec_parameters; at != nullptr && *at != nullptr; at += 2) {
             flat.codec.parameters[at[0]] = required(at[1], "codec_parameters: the last value");
         }
-        flat.rerank = text_or(wanted.rerank, "");
+        flat.rerank.name = text_or(wanted.rerank, "");
         if (wanted.oversample != 0) flat.oversample = wanted.oversample;
         flat.screen = wanted.no_screen == 0;
         return std::make_unique<Flat>(flat);
@@ -352,7 +352,7 @@ const char* nearfield_codec(const nearfield_index* index) {
 }
 
 const char* nearfield_rerank(const nearfield_index* index) {
-    return value_of<const char*>([&] { return flat_of(index).options().rerank.c_str(); });
+    return value_of<const char*>([&] { return flat_of(index).options().rerank.name.c_str(); });
 }
 
 size_t nearfield_dim(const nearfield_index* index) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "codecs/bit_planes.hpp"
+#include "codecs/parameters.hpp"
 
 namespace nearfield {
 
@@ -76,21 +77,10 @@ Learned BitsCodec::learned() const {
 }
 
 std::unique_ptr<Codec> BitsCodec::with(Learned learned) const {
-    const auto take = [&](std::string_view name, bool wanted, size_t size) {
-        const auto found = learned.find(name);
-        const size_t given = found == learned.end() ? 0 : found->second.size();
-        if (given != (wanted ? size : 0)) {
-            throw InvalidInput(std::string(name) + ": " + std::to_string(given) + " numbers given, expected " +
-                               std::to_string(wanted ? size : 0));
-        }
-        std::vector<float> values = given == 0 ? std::vector<float>{} : std::move(found->second);
-        check_finite(values.data(), 1, values.size(), name, 0);
-        return values;
-    };
     auto out = std::make_unique<BitsCodec>(*this);
-    out->scales_ = take("scale", signs_.learn(), signs_.planes);
-    out->threshold_ = take("threshold", signs_.threshold != Signs::Threshold::zero, dim_);
-    out->rotation_ = take("rotation", signs_.rotated, dim_ * dim_);
+    out->scales_ = take_learned(learned, "scale", signs_.learn() ? signs_.planes : 0);
+    out->threshold_ = take_learned(learned, "threshold", signs_.threshold != Signs::Threshold::zero ? dim_ : 0);
+    out->rotation_ = take_learned(learned, "rotation", signs_.rotated ? dim_ * dim_ : 0);
     return out;
 }
 
@@ -221,10 +211,6 @@ bool BitsCodec::valid(Rows rows, size_t n) const {
         }
     }
     return true;
-}
-
-void BitsCodec::pack(Rows rows, size_t n, std::byte* block) const {
-    for (size_t i = 0; i < n; ++i) std::memcpy(block + i * row_bytes(), rows.data + i * rows.stride, row_bytes());
 }
 
 }  // namespace nearfield

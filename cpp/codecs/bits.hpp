@@ -39,7 +39,6 @@ class BitsCodec final : public Codec {
     std::string_view name() const override { return name_; }
     Parameters parameters() const override { return parameters_; }
     size_t row_bytes() const override { return signs_.planes * plane_bytes() + (stores_length() ? sizeof(float) : 0); }
-    size_t block_bytes(size_t n) const override { return n * row_bytes(); }
     CheckedVectors check(const Vectors& vectors, std::string_view name, size_t first) const override;
     bool untrained() const override { return signs_.learn() && scales_.empty(); }
     std::unique_ptr<Codec> trained(const Vectors& sample, Learned given) const override;
@@ -48,7 +47,6 @@ class BitsCodec final : public Codec {
     void encode(const Vectors& vectors, std::byte* rows) const override;
     void decode(Rows rows, const uint32_t* list, size_t n, float* out) const override;
     bool valid(Rows rows, size_t n) const override;
-    void pack(Rows rows, size_t n, std::byte* block) const override;
     std::unique_ptr<Query> prepare(const Vectors& queries) const override;
 
     size_t dim() const { return dim_; }

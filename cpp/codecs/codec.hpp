@@ -94,6 +94,9 @@ struct Counts {
 // One codec bound to a batch of queries; built once per search and shared by its threads.
 class Query : public Scanner {
   public:
+    // Whether a row has the same bounds wherever it lies and with whatever other queries it is scanned, so that
+    // candidates for reranking can be chosen by them, unsettled.
+    virtual bool stable() const { return false; }
     // Set, for all queries, if scans give such counts in place of distances (and get them as bounds), so that results
     // can be chosen by counting.
     virtual std::optional<Counts> counts(size_t /*query*/) const { return std::nullopt; }
@@ -101,7 +104,7 @@ class Query : public Scanner {
     virtual void score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept = 0;
     // Estimated distances (queries, block.n).
     virtual void score_block(Block block, float* out) const noexcept = 0;
-    // Bounds of the canonical distances from one query to the listed rows; where these cost little, the distances.
+    // Bounds of the canonical distances from one query to the listed rows; by default the distances themselves.
     virtual void bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, float* low,
                             float* high) const noexcept;
     // Canonical distances from one query to the listed rows, computed in float64 on the decoded vectors. Results and
@@ -121,8 +124,13 @@ class Codec {
     virtual std::string_view name() const = 0;
     // All of its parameters, also those that were left at their defaults.
     virtual Parameters parameters() const { return {}; }
+    // Bytes of a row; how many of them, at its end, are read only for rows that a scan leaves open.
     virtual size_t row_bytes() const = 0;
-    virtual size_t block_bytes(size_t n) const = 0;
+    virtual size_t fine_bytes() const { return 0; }
+    // How many rows make up a group of a block, in which their codes may be interleaved; a block of n rows takes
+    // ceil(n / group) groups. Blocks hold rows without their fine bytes.
+    virtual size_t group() const { return 1; }
+    virtual size_t group_bytes() const { return row_bytes(); }
     // Vectors as the codec takes them; throws InvalidInput naming the argument and the row, counted from `first`.
     virtual CheckedVectors check(const Vectors& vectors, std::string_view name, size_t first = 0) const = 0;
 
@@ -140,7 +148,9 @@ class Codec {
     virtual void decode(Rows rows, const uint32_t* list, size_t n, float* out) const = 0;
     // Whether rows from elsewhere could have been encoded: codecs that take any bytes say yes.
     virtual bool valid(Rows /*rows*/, size_t /*n*/) const { return true; }
-    virtual void pack(Rows rows, size_t n, std::byte* block) const = 0;
+    // Rows to a block, and the listed rows of a block back to rows, `stride` bytes apart, without their fine bytes.
+    virtual void pack(Rows rows, size_t n, std::byte* block) const;
+    virtual void unpack(Block block, const uint32_t* list, size_t n, std::byte* rows, size_t stride) const;
     // Checked queries, copied; the codec must outlive what is returned.
     virtual std::unique_ptr<Query> prepare(const Vectors& queries) const = 0;
 };

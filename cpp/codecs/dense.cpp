@@ -449,10 +449,6 @@ void DenseCodec::decode(Rows rows, const uint32_t* list, size_t n, float* out) c
     }
 }
 
-void DenseCodec::pack(Rows rows, size_t n, std::byte* block) const {
-    for (size_t i = 0; i < n; ++i) std::memcpy(block + i * row_bytes(), rows.data + i * rows.stride, row_bytes());
-}
-
 std::unique_ptr<Query> DenseCodec::prepare(const Vectors& queries) const {
     return std::make_unique<DenseQuery>(type_, dim_, metric_, scale_, row_bytes(), queries.floats(), queries.n);
 }

@@ -22,13 +22,11 @@ class DenseCodec final : public Codec {
 
     std::string_view name() const override;
     size_t row_bytes() const override;
-    size_t block_bytes(size_t n) const override { return n * row_bytes(); }
     CheckedVectors check(const Vectors& vectors, std::string_view name, size_t first) const override {
         return CheckedVectors::floats(vectors, dim_, name, first);
     }
     void encode(const Vectors& vectors, std::byte* rows) const override;
     void decode(Rows rows, const uint32_t* list, size_t n, float* out) const override;
-    void pack(Rows rows, size_t n, std::byte* block) const override;
     std::unique_ptr<Query> prepare(const Vectors& queries) const override;
 
   private:

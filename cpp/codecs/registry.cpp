@@ -1,71 +1,23 @@
 #include <algorithm>
-#include <charconv>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string>
 
 #include "codecs/bits.hpp"
 #include "codecs/codec.hpp"
 #include "codecs/dense.hpp"
+#include "codecs/parameters.hpp"
+#include "codecs/pq.hpp"
+#include "codecs/rabitq.hpp"
+#include "codecs/scalar.hpp"
+#include "codecs/transforms.hpp"
 
 namespace nearfield {
 
 namespace {
 
 constexpr std::string_view kMetricNames[] = {"cosine", "ip", "l2", "hamming", "jaccard"};  // in the order of Metric
-
-std::string quoted(std::string_view text) { return "\"" + std::string(text) + "\""; }
-
-// Adds a choice to a list of them for a message.
-void append_choice(std::string& list, std::string_view choice) {
-    list.append(list.empty() ? "\"" : ", \"").append(choice).append("\"");
-}
-
-// Takes the parameters of a codec one by one; what is left over at the end does not exist.
-class ParameterReader {
-  public:
-    explicit ParameterReader(const CodecSpec& spec) : codec_(spec.name), left_(spec.parameters) {}
-
-    // The place of the value among the choices; the first is the default.
-    size_t choice(std::string_view name, std::initializer_list<std::string_view> choices) {
-        const std::string& value = take(name, *choices.begin());
-        const auto* const found = std::find(choices.begin(), choices.end(), value);
-        if (found != choices.end()) return static_cast<size_t>(found - choices.begin());
-        std::string expected;
-        for (const std::string_view one : choices) append_choice(expected, one);
-        throw InvalidInput(std::string(name) + ": " + quoted(value) + " is not one of " + expected);
-    }
-
-    size_t number(std::string_view name, size_t otherwise, size_t least, size_t most) {
-        const std::string& text = take(name, std::to_string(otherwise));
-        size_t value = 0;
-        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-        if (error != std::errc{} || end != text.data() + text.size() || value < least || value > most) {
-            throw InvalidInput(std::string(name) + ": " + text + " given, expected " + std::to_string(least) + " to " +
-                               std::to_string(most));
-        }
-        return value;
-    }
-
-    // All that were read, also the defaults.
-    Parameters done() {
-        if (left_.empty()) return std::move(read_);
-        throw InvalidInput(left_.begin()->first + ": codec " + quoted(codec_) + " has no such parameter");
-    }
-
-  private:
-    const std::string& take(std::string_view name, std::string_view otherwise) {
-        std::string value(otherwise);
-        if (const auto found = left_.find(name); found != left_.end()) {
-            value = std::move(found->second);
-            left_.erase(found);
-        }
-        return read_[std::string(name)] = std::move(value);
-    }
-
-    std::string codec_;
-    Parameters left_, read_;
-};
 
 std::unique_ptr<Codec> make_signs(const CodecSpec& spec, size_t dim, Metric metric) {
     ParameterReader parameters(spec);
@@ -102,6 +54,7 @@ std::string_view metric_name(Metric metric) { return kMetricNames[static_cast<si
 float api_score(Metric metric, double distance) {
     if (metric == Metric::l2) return static_cast<float>(std::sqrt(std::max(distance, 0.0)));
     if (metric == Metric::hamming) return static_cast<float>(distance);
+    if (metric == Metric::cosine) distance = std::clamp(distance, -1.0, 1.0);  // codes are not of unit length
     return static_cast<float>(0.0 - distance);  // 0 - 0 is +0: a score is never written as -0
 }
 
@@ -112,32 +65,71 @@ double core_distance(Metric metric, double score) {
 
 bool is_similarity(Metric metric) { return metric != Metric::l2 && metric != Metric::hamming; }
 
-std::unique_ptr<Codec> make_codec(const CodecSpec& spec, size_t dim, Metric metric) {
-    using namespace kernels;
-    constexpr std::string_view kPlain[] = {"f32", "f16", "bf16", "int8", "uint8"};  // in the order of ElementType
-    const bool bits = is_bit_metric(metric);
-    const std::string name = !spec.name.empty() ? spec.name : bits ? "bits" : "f32";
-    const auto* const plain = std::find(std::begin(kPlain), std::end(kPlain), name);
-    const bool signs = name == "sign" || name == "recurrent_binary";
-    if (plain == std::end(kPlain) && !signs && name != "bits") {
-        std::string expected;
-        for (const std::string_view one : kPlain) append_choice(expected, one);
-        for (const std::string_view one : {"sign", "recurrent_binary", "bits"}) append_choice(expected, one);
-        throw InvalidInput("codec: " + quoted(name) + " is not one of " + expected);
+namespace {
+
+constexpr std::string_view kPlain[] = {"f32", "f16", "bf16", "int8", "uint8"};  // in the order of ElementType
+
+std::unique_ptr<Codec> make_plain(const CodecSpec& spec, size_t dim, Metric metric) {
+    ParameterReader(spec).done();
+    const auto type = static_cast<kernels::ElementType>(std::find(std::begin(kPlain), std::end(kPlain), spec.name) -
+                                                        std::begin(kPlain));
+    return std::make_unique<DenseCodec>(type, dim, metric, type == kernels::kI8 ? RowScale::stored : RowScale::none);
+}
+
+std::unique_ptr<Codec> make_bits(const CodecSpec& spec, size_t dim, Metric metric) {
+    ParameterReader(spec).done();
+    return std::make_unique<BitsCodec>(dim, metric);
+}
+
+struct Kind {
+    std::string_view name;
+    std::unique_ptr<Codec> (*make)(const CodecSpec& spec, size_t dim, Metric metric);
+};
+constexpr Kind kKinds[] = {
+    {"f32", make_plain},     {"f16", make_plain}, {"bf16", make_plain}, {"int8", make_plain},
+    {"uint8", make_plain},   {"sq", make_scalar}, {"lvq", make_scalar}, {"lloyd", make_scalar},
+    {"rabitq", make_rabitq}, {"pq", make_pq},     {"sign", make_signs}, {"recurrent_binary", make_signs},
+    {"bits", make_bits},
+};
+
+// A short name such as "rabitq4" or "lvq4x8" says its codec's bits, and the residual's.
+CodecSpec spelled_out(const CodecSpec& spec) {
+    for (const std::string_view name : {"sq", "lvq", "pq", "rabitq", "lloyd"}) {
+        if (!spec.name.starts_with(name) || spec.name.size() == name.size()) continue;
+        std::string bits = spec.name.substr(name.size());
+        CodecSpec out{std::string(name), spec.parameters};
+        if (const size_t x = bits.find('x'); x != std::string::npos && name == "lvq") {
+            out.parameters.emplace("residual", bits.substr(x + 1));
+            bits.resize(x);
+        }
+        out.parameters.emplace("bits", bits);
+        return out;
     }
-    if (bits != (name == "bits")) {
-        throw InvalidInput("codec: " + quoted(name) + " does not go with metric " + quoted(metric_name(metric)) +
+    return spec;
+}
+
+}  // namespace
+
+std::unique_ptr<Codec> make_codec(const CodecSpec& given, size_t dim, Metric metric) {
+    const bool bits = is_bit_metric(metric);
+    CodecSpec spec = spelled_out(given);
+    if (spec.name.empty()) spec.name = bits ? "bits" : "f32";
+    const auto* const kind =
+        std::find_if(std::begin(kKinds), std::end(kKinds), [&](const Kind& one) { return one.name == spec.name; });
+    if (kind == std::end(kKinds)) {
+        std::string expected;
+        for (const Kind& one : kKinds) append_choice(expected, one.name);
+        throw InvalidInput("codec: " + quoted(given.name) + " is not one of " + expected);
+    }
+    if (bits != (spec.name == "bits")) {
+        throw InvalidInput("codec: " + quoted(given.name) + " does not go with metric " + quoted(metric_name(metric)) +
                            (bits ? ", which takes packed bits (codec \"bits\")" : ", which takes numbers"));
     }
     const size_t most = bits ? size_t{1} << 20 : 65535;
     if (dim == 0 || dim > most) {
         throw InvalidInput("dim: " + std::to_string(dim) + " given, expected 1 to " + std::to_string(most));
     }
-    if (signs) return make_signs(spec, dim, metric);
-    ParameterReader(spec).done();
-    if (bits) return std::make_unique<BitsCodec>(dim, metric);
-    const auto type = static_cast<ElementType>(plain - std::begin(kPlain));
-    return std::make_unique<DenseCodec>(type, dim, metric, type == kI8 ? RowScale::stored : RowScale::none);
+    return has_transforms(spec) ? make_transformed(spec, dim, metric) : kind->make(spec, dim, metric);
 }
 
 void Query::bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, float* low,
@@ -154,6 +146,16 @@ void Query::bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, 
             low[start + i] = std::nextafter(rounded, -kInfinity);
             high[start + i] = std::nextafter(rounded, kInfinity);
         }
+    }
+}
+
+void Codec::pack(Rows rows, size_t n, std::byte* block) const {
+    for (size_t i = 0; i < n; ++i) std::memcpy(block + i * row_bytes(), rows.data + i * rows.stride, row_bytes());
+}
+
+void Codec::unpack(Block block, const uint32_t* list, size_t n, std::byte* rows, size_t stride) const {
+    for (size_t i = 0; i < n; ++i) {
+        std::memcpy(rows + i * stride, block.data + (list ? list[i] : i) * row_bytes(), row_bytes());
     }
 }
 

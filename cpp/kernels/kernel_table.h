@@ -108,10 +108,10 @@ struct BitPlanes {
     bool exclusive;  // OP is XOR; otherwise AND
 };
 
-// Kernels on groups of kGroup codes that are interleaved in units of four bytes, so that each 32-bit lane belongs to one
-// vector: unit u of vector i lies at (u * kGroup + i) * 4. With codes of b bits (1, 2, 4 or 8) a unit holds 32 / b of
-// them: byte j holds code (32 / b) * u + 4 * p + j in its bits b * p to b * p + b - 1. Codes beyond the last are zeros.
-// Queries are int8 within +-TileKernels::query_limit. All sums are exact.
+// Kernels on groups of kGroup codes that are interleaved in units of four bytes, so that each 32-bit lane belongs to
+// one vector: unit u of vector i lies at (u * kGroup + i) * 4. With codes of b bits (1, 2, 4 or 8) a unit holds 32 / b
+// of them: byte j holds code (32 / b) * u + 4 * p + j in its bits b * p to b * p + b - 1. Codes beyond the last are
+// zeros. Queries are int8 within +-TileKernels::query_limit. All sums are exact.
 struct CodeKernels {
     // sums[q * kGroup + i] = sum over the codes of vector i of level[code] * query value, for 1 <= width <= kTile
     // queries. queries: [units][width][32 / b], zeros beyond the last. `levels` holds 16 bytes: the unsigned level of
@@ -139,9 +139,9 @@ struct CodeKernels {
     void (*hadamard)(float* values, size_t n);
 };
 
-// distance[i] = base + add[i] + mul[i] * (scale * sums[i] + shift) + tilt * off[i], in float32 and the same for the same
-// vector wherever it lies; the vector survives unless distance[i] - slack * err[i] > bound. The factors are arrays of
-// kGroup floats.
+// distance[i] = base + add[i] + mul[i] * (scale * sums[i] + shift) + tilt * off[i], in float32 and the same for the
+// same vector wherever it lies; the vector survives unless distance[i] - slack * err[i] > bound. The factors are arrays
+// of kGroup floats.
 struct Estimate {
     float base, scale, shift, tilt, slack, bound;
     const float *add, *mul, *off, *err;

@@ -17,8 +17,9 @@ using kernels::kGroup;
 
 namespace {
 
-constexpr size_t kBatchRows = 256;           // rows converted and encoded at a time
-constexpr size_t kSample = size_t{1} << 14;  // vectors, evenly spread, that a codec learns from
+constexpr size_t kBatchRows = 256;                     // rows converted and encoded at a time
+constexpr size_t kSample = size_t{1} << 14;            // vectors, evenly spread, that a codec learns from
+constexpr std::string_view kRerankPrefix = "rerank.";  // of what is given for the finer codec
 
 uint64_t new_version() {
     static std::atomic<uint64_t> last{0};
@@ -29,27 +30,34 @@ uint64_t new_version() {
 
 Flat::Flat(FlatOptions options) : Flat(options, make_codec(options.codec, options.dim, options.metric)) {}
 
-Flat::Flat(FlatOptions options, std::unique_ptr<Codec> codec) : options_(std::move(options)), codec_(std::move(codec)) {
+Flat::Flat(FlatOptions options, std::shared_ptr<const Codec> codec)
+    : options_(std::move(options)), codec_(std::move(codec)) {
     options_.codec = {std::string(codec_->name()), codec_->parameters()};
     if (!(options_.oversample >= 1)) {
         throw InvalidInput("oversample: " + std::to_string(options_.oversample) + " given, expected at least 1");
     }
-    if (!options_.rerank.empty()) {
+    if (!options_.rerank.name.empty()) {
         if (is_bit_metric(options_.metric)) {
-            throw InvalidInput("rerank: \"" + options_.rerank + "\" given, but packed bits are compared exactly");
+            throw InvalidInput("rerank: \"" + options_.rerank.name + "\" given, but packed bits are compared exactly");
         }
         try {
-            rerank_ = make_codec({options_.rerank, {}}, options_.dim, options_.metric);
-            if (rerank_->untrained()) throw InvalidInput("codec: \"" + options_.rerank + "\" would have to be trained");
+            rerank_ = make_codec(options_.rerank, options_.dim, options_.metric);
         } catch (const InvalidInput& e) {
-            throw InvalidInput("rerank" + std::string(e.what()).substr(std::strlen("codec")));
+            const std::string why = e.what();
+            throw InvalidInput("rerank" + (why.starts_with("codec") ? why.substr(std::strlen("codec")) : ": " + why));
         }
+        options_.rerank = {std::string(rerank_->name()), rerank_->parameters()};
     }
     // A screen is an image of floats; other codes are no larger than it would be.
     const std::string& name = options_.codec.name;
-    if (name != "f32" && name != "f16" && name != "bf16") options_.screen = false;
-    newest_ = std::make_unique<Snapshot>(
-        Snapshot{std::make_shared<State>(*codec_, rerank_.get()), {}, std::make_shared<Versions>(), 0, new_version()});
+    const bool floats = name == "f32" || name == "f16" || name == "bf16";
+    if (!floats || options_.codec.parameters.size() > 0) options_.screen = false;
+    newest_ = std::make_unique<Snapshot>(Snapshot{.state = std::make_shared<State>(*codec_, rerank_.get()),
+                                                  .live = {},
+                                                  .versions = std::make_shared<Versions>(),
+                                                  .tail = {},
+                                                  .tuning = std::make_shared<Tuning>(),
+                                                  .version = new_version()});
 }
 
 Flat::~Flat() = default;
@@ -73,13 +81,11 @@ std::unique_ptr<Flat> Flat::over(const Vectors& vectors, Metric metric) {
             check_finite(batch.data(), n, vectors.dim, "vectors", first);
         }
     }
-    const size_t row_bytes = codec->row_bytes();
     std::unique_ptr<Flat> index(new Flat(options, std::move(codec)));
-    index->publish({std::make_shared<State>(row_bytes, vectors.data, vectors.n, nullptr),
-                    {vectors.n, 0, nullptr},
-                    std::make_shared<Versions>(),
-                    0,
-                    new_version()});
+    Snapshot all = index->snapshot();
+    all.state = std::make_shared<State>(*index->codec_, vectors.data, nullptr, vectors.n, nullptr);
+    all.live.count = vectors.n;
+    index->publish(std::move(all));
     return index;
 }
 
@@ -98,16 +104,30 @@ void Flat::publish(Snapshot next) const {
 // Writing
 // ---------------------------------------------------------------------------------------------------------------------
 
-void Flat::encode_rows(State& state, const Codec& codec, size_t used, const Vectors& vectors, size_t first,
+// Tails for rows that are about to be added.
+struct Flat::Tails {
+    CodeStore::Tail rows, rerank;
+};
+
+// Encodes vectors [first, first + count) to the rows behind those of `now`.
+void Flat::encode_rows(const Snapshot& now, const Tails& tails, size_t version, const Vectors& vectors, size_t first,
                        size_t count) const {
+    State& state = *now.state;
+    const Version& codecs = now.versions->all[version];
+    thread_local std::vector<std::byte> coded;
+    const auto put = [&](const Codec& codec, CodeStore& store, const CodeStore::Tail& tail,
+                         const CodeStore::View& before, const Vectors& batch, size_t row) {
+        coded.resize(batch.n * codec.row_bytes());
+        codec.encode(batch, coded.data());
+        store.put(row, batch.n, coded.data(), before, tail.get());
+    };
     for (size_t at = first; at < first + count;) {
-        const size_t row = used + at;
-        size_t n = std::min({kBatchRows, first + count - at, state.rows.contiguous(row)});
-        if (state.rerank) n = std::min(n, state.rerank->contiguous(row));
-        const CheckedVectors batch = codec.check(vectors.part(at, n), "vectors", at);
+        const size_t row = now.live.count + at;
+        const size_t n = std::min(kBatchRows - row % kBatchRows, first + count - at);  // ends with a group
+        const CheckedVectors batch = codecs.codec->check(vectors.part(at, n), "vectors", at);
         try {
-            codec.encode(batch.view(), state.rows.writable(row));
-            if (rerank_) rerank_->encode(batch.view(), state.rerank->writable(row));
+            put(*codecs.codec, state.rows, tails.rows, now.rows(), batch.view(), row);
+            if (rerank_) put(*codecs.rerank, *state.rerank, tails.rerank, now.rerank(), batch.view(), row);
         } catch (const UnencodableVector& e) {
             throw InvalidInput("vectors: row " + std::to_string(at + e.row) + " " + e.what());
         }
@@ -154,20 +174,23 @@ Flat::Snapshot Flat::append(const Snapshot& now, const Vectors& vectors, const i
     if (count > std::numeric_limits<uint32_t>::max()) {
         throw InvalidInput("vectors: an index holds at most 4294967295 rows");
     }
-    state.rows.reserve(count, used);
-    if (state.rerank) state.rerank->reserve(count, used);
+    Tails tails{state.rows.reserve(count, used), {}};
+    if (state.rerank) tails.rerank = state.rerank->reserve(count, used);
     constexpr size_t kRowsPerItem = 1024;
-    const Codec& codec = *now.versions->all[version].codec;
+    static_assert(kRowsPerItem % kBatchRows == 0 && kBatchRows % kGroup == 0);
+    const size_t base = used / kRowsPerItem * kRowsPerItem;
     const bool screens = options_.screen && count >= kScreenFrom;
     const double encoded = screens ? 0.5 : 1.0;  // share of the work
-    parallel_for((vectors.n + kRowsPerItem - 1) / kRowsPerItem, part_of(run, 0, encoded), [&](size_t item) {
-        const size_t first = item * kRowsPerItem;
-        encode_rows(state, codec, used, vectors, first, std::min(kRowsPerItem, vectors.n - first));
+    parallel_for((count - base + kRowsPerItem - 1) / kRowsPerItem, part_of(run, 0, encoded), [&](size_t item) {
+        const size_t first = std::max(used, base + item * kRowsPerItem);
+        const size_t last = std::min(count, base + (item + 1) * kRowsPerItem);
+        encode_rows(now, tails, version, vectors, first - used, last - first);
     });
     if (screens) extend_screen(state, now.screened, count, part_of(run, encoded, 1));
     state.ids->append(ids, used, vectors.n);
     Snapshot next = now;
     next.live.count = count;
+    next.tail = std::move(tails.rows);
     auto versions = std::make_shared<Versions>(*now.versions);
     versions->append(used, version);
     next.versions = std::move(versions);
@@ -191,7 +214,7 @@ void check_ids(const int64_t* ids, size_t n) {
 // The finer codec takes numbers only.
 void Flat::check_reranked(const Vectors& vectors, std::string_view name) const {
     if (vectors.type != kernels::kBits || !rerank_) return;
-    throw InvalidInput(std::string(name) + ": packed bits given, but rerank codec \"" + options_.rerank +
+    throw InvalidInput(std::string(name) + ": packed bits given, but rerank codec \"" + options_.rerank.name +
                        "\" needs numbers");
 }
 
@@ -201,26 +224,34 @@ size_t Flat::version_for(Snapshot& next, const std::string& name, const Vectors&
     if (place < next.versions->all.size()) return place;
     constexpr size_t kVersions = 65535;
     if (place == kVersions) throw InvalidInput("version: an index holds at most 65535 versions");
-    std::shared_ptr<const Codec> codec = codec_;
-    if (codec->untrained()) {
+    Version made{name, codec_, rerank_};
+    const bool finer = rerank_ && rerank_->untrained();
+    if (codec_->untrained() || finer) {
         for (size_t first = 0; first < sample.n; first += kBatchRows) {
-            codec->check(sample.part(first, std::min(kBatchRows, sample.n - first)), "vectors", first);
+            codec_->check(sample.part(first, std::min(kBatchRows, sample.n - first)), "vectors", first);
         }
         const size_t step = (sample.n + kSample - 1) / kSample;
         const Vectors some{sample.data, sample.type, (sample.n + step - 1) / step, sample.dim, sample.stride * step};
-        codec = codec->trained(codec->check(some, "vectors").view(), std::move(given));
+        const CheckedVectors checked = codec_->check(some, "vectors");
+        Learned given_finer;
+        for (auto at = given.lower_bound(kRerankPrefix); at != given.end() && at->first.starts_with(kRerankPrefix);) {
+            given_finer[at->first.substr(kRerankPrefix.size())] = std::move(at->second);
+            at = given.erase(at);
+        }
+        if (codec_->untrained()) made.codec = codec_->trained(checked.view(), std::move(given));
+        if (finer) made.rerank = rerank_->trained(checked.view(), std::move(given_finer));
     } else if (!given.empty()) {
-        throw InvalidInput("codec: \"" + std::string(codec->name()) + "\" has nothing to learn");
+        throw InvalidInput("codec: \"" + std::string(codec_->name()) + "\" has nothing to learn");
     }
     auto versions = std::make_shared<Versions>(*next.versions);
-    versions->all.push_back({name, std::move(codec)});
+    versions->all.push_back(std::move(made));
     next.versions = std::move(versions);
     return place;
 }
 
 void Flat::train(const Vectors& sample, const std::string& version, Learned given) {
     check_dim(sample, options_.dim, "vectors");
-    if (!codec_->untrained()) {
+    if (!codec_->untrained() && !(rerank_ && rerank_->untrained())) {
         throw InvalidInput("codec: \"" + std::string(codec_->name()) + "\" has nothing to learn");
     }
     if (sample.n == 0) throw InvalidInput("vectors: none given to learn from");
@@ -315,26 +346,39 @@ Flat::Snapshot Flat::compacted(const Snapshot& old) const {
     const State& from = *old.state;
     const size_t left = old.live.size();
     auto fresh = std::make_shared<State>(*codec_, rerank_.get());
-    fresh->rows.reserve(left, 0);
+    Snapshot out = old;
+    out.tail = fresh->rows.reserve(left, 0);
     if (fresh->rerank) fresh->rerank->reserve(left, 0);
     auto versions = std::make_shared<Versions>();
     versions->all = old.versions->all;
     std::vector<int64_t> ids;
     ids.reserve(left);
+    std::vector<uint32_t> batch;
+    std::vector<std::byte> rows;
+    const auto move_batch = [&](const CodeStore::View& view, CodeStore& to, std::byte* tail) {
+        rows.resize(batch.size() * view.store->row_bytes());
+        view.copy(batch.data(), batch.size(), rows.data());
+        to.put(ids.size() - batch.size(), batch.size(), rows.data(), to.view({}, 0), tail);
+    };
     for (size_t row = 0; row < old.live.count; ++row) {
         if (!old.live.contains(row)) continue;
         if (!old.versions->rows.empty()) versions->append(ids.size(), old.versions->of_row(row));
-        std::memcpy(fresh->rows.writable(ids.size()), from.rows.row(row), from.rows.row_bytes());
-        if (from.rerank) {
-            std::memcpy(fresh->rerank->writable(ids.size()), from.rerank->row(row), from.rerank->row_bytes());
-        }
         ids.push_back(from.ids->id_of(row));
+        batch.push_back(static_cast<uint32_t>(row));
+        if (batch.size() < kBatchRows && ids.size() < left) continue;
+        move_batch(old.rows(), fresh->rows, out.tail.get());
+        if (fresh->rerank) move_batch(old.rerank(), *fresh->rerank, nullptr);
+        batch.clear();
     }
     if (options_.screen && left >= kScreenFrom) extend_screen(*fresh, 0, left, Run{});
     if (left > 0) fresh->ids->append(ids.data(), 0, left);
     fresh->next_id = from.next_id;
-    const size_t screened = fresh->screen ? left / kGroup * kGroup : 0;
-    return {std::move(fresh), {left, 0, nullptr}, std::move(versions), screened, new_version()};
+    out.screened = fresh->screen ? left / kGroup * kGroup : 0;
+    out.state = std::move(fresh);
+    out.live = {left, 0, nullptr};
+    out.versions = std::move(versions);
+    out.version = new_version();
+    return out;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -377,12 +421,17 @@ size_t Flat::size() const { return snapshot().live.size(); }
 size_t Flat::nbytes() const {
     const Snapshot now = snapshot();
     const size_t count = now.live.count;
-    size_t bytes = count * now.state->rows.row_bytes() + now.state->ids->nbytes(count);
+    size_t bytes = now.state->rows.nbytes(count) + now.state->ids->nbytes(count);
+    const auto learned_bytes = [](const Codec& codec) {
+        size_t sum = 0;
+        for (const auto& [name, values] : codec.learned()) sum += values.size() * sizeof(float);
+        return sum;
+    };
     for (const auto& version : now.versions->all) {
-        for (const auto& [name, values] : version.codec->learned()) bytes += values.size() * sizeof(float);
+        bytes += learned_bytes(*version.codec) + (version.rerank ? learned_bytes(*version.rerank) : 0);
     }
     if (now.live.dead) bytes += now.live.dead->words().size() * sizeof(uint64_t);
-    if (now.state->rerank) bytes += count * now.state->rerank->row_bytes();
+    if (now.state->rerank) bytes += now.state->rerank->nbytes(count);
     if (now.screened > 0) {
         bytes += now.screened / kGroup * now.state->screen->groups.row_bytes() + options_.dim * sizeof(float);
     }
@@ -411,8 +460,25 @@ std::vector<std::pair<std::string, size_t>> Flat::versions() const {
 
 bool Flat::untrained(const std::string& version) const {
     const Snapshot now = snapshot();
-    return codec_->untrained() && now.versions->find(version) == now.versions->all.size();
+    return (codec_->untrained() || (rerank_ && rerank_->untrained())) &&
+           now.versions->find(version) == now.versions->all.size();
 }
+
+void Flat::set_tuning(Tuning tuning) {
+    for (size_t i = 0; i < tuning.table.size(); ++i) {
+        const Tuning::Entry& entry = tuning.table[i];
+        const bool ordered = i == 0 || entry.recall > tuning.table[i - 1].recall;
+        if (!(entry.recall > 0 && entry.recall <= 1) || !ordered || !(entry.value >= 1)) {
+            throw InvalidInput("tuning: entries must have growing recalls in (0, 1] and values of at least 1");
+        }
+    }
+    const std::lock_guard lock(writer_);
+    Snapshot next = snapshot();
+    next.tuning = std::make_shared<Tuning>(std::move(tuning));
+    publish(std::move(next));
+}
+
+Tuning Flat::tuning() const { return *snapshot().tuning; }
 
 bool Flat::contains(int64_t id) const {
     const Snapshot now = snapshot();

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "codecs/codec.hpp"
+#include "search/code_store.hpp"
 #include "search/thread_pool.hpp"
+#include "search/tuning.hpp"
 #include "storage/bitmap.hpp"
 #include "storage/container.hpp"
 
@@ -24,7 +26,7 @@ struct FlatOptions {
     size_t dim = 0;
     Metric metric = Metric::cosine;
     CodecSpec codec;
-    std::string rerank;     // empty: none
+    CodecSpec rerank;       // name empty: none
     double oversample = 4;  // candidates per result that the finer codec scores
     bool screen = true;     // scan a compact image of float vectors first (codecs/screen.hpp)
 };
@@ -45,6 +47,7 @@ struct SearchOptions {
     const Filter* filter = nullptr;
     std::optional<std::string> version;  // search the vectors of this version only
     std::optional<double> oversample;    // in place of the index's
+    std::optional<double> recall;        // takes the oversample that was found by tuning
     bool exhaustive = false;             // scan the finest codec instead of reranking candidates of the first
 };
 
@@ -72,7 +75,8 @@ class Flat {
     ~Flat();
 
     // Vectors belong to a version, named after the model they come from. The codec learns from the first vectors of
-    // each version, or beforehand by `train`; what it cannot learn by itself (see Codec::trained) is in `given`.
+    // each version, or beforehand by `train`; what it cannot learn by itself (see Codec::trained) is in `given`, what
+    // the finer codec cannot under names that begin with "rerank.".
     void train(const Vectors& sample, const std::string& version, Learned given);
     // Adds vectors under the given ids, or under the next automatic ones if `ids` is null; returns the ids.
     std::vector<int64_t> add(const Vectors& vectors, const int64_t* ids, const std::string& version, Learned given,
@@ -93,6 +97,10 @@ class Flat {
     // What the first codec keeps of vectors: (n, code_bytes()).
     std::vector<uint8_t> codes(const int64_t* ids, size_t n) const;
     size_t code_bytes() const { return codec_->row_bytes(); }
+
+    // What was measured of declared recall, for SearchOptions::recall; kept with the index.
+    void set_tuning(Tuning tuning);
+    Tuning tuning() const;
 
     std::shared_ptr<Filter> filter_of_mask(const bool* mask, size_t n) const;
     std::shared_ptr<Filter> filter_of_ids(const int64_t* ids, size_t n) const;
@@ -116,16 +124,17 @@ class Flat {
     struct Snapshot;
     struct Part;
 
-    Flat(FlatOptions options, std::unique_ptr<Codec> codec);
+    Flat(FlatOptions options, std::shared_ptr<const Codec> codec);
 
     Snapshot snapshot() const;
     void publish(Snapshot next) const;
     Snapshot append(const Snapshot& now, const Vectors& vectors, const int64_t* ids, size_t version,
                     const Run& run) const;
-    void encode_rows(State& state, const Codec& codec, size_t used, const Vectors& vectors, size_t first,
+    struct Tails;
+    void encode_rows(const Snapshot& now, const Tails& tails, size_t version, const Vectors& vectors, size_t first,
                      size_t count) const;
     size_t version_for(Snapshot& next, const std::string& name, const Vectors& sample, Learned given) const;
-    const Codec& codec_of(const Snapshot& now, const std::optional<std::string>& version) const;
+    struct Version version_of(const Snapshot& now, const std::optional<std::string>& version) const;
     void check_reranked(const Vectors& vectors, std::string_view name) const;
     void extend_screen(State& state, size_t screened, size_t count, const Run& run) const;
     Snapshot compacted(const Snapshot& old) const;
@@ -137,10 +146,9 @@ class Flat {
     void write(const Write& write) const;
 
     FlatOptions options_;
-    std::shared_ptr<const Codec> codec_;  // untrained, if it has to learn
-    std::unique_ptr<Codec> rerank_;
-    mutable std::mutex writer_;     // held by whoever changes the index
-    mutable std::mutex published_;  // held only to copy or swap what follows
+    std::shared_ptr<const Codec> codec_, rerank_;  // untrained, if they have to learn; rerank_ may be null
+    mutable std::mutex writer_;                    // held by whoever changes the index
+    mutable std::mutex published_;                 // held only to copy or swap what follows
     mutable std::unique_ptr<Snapshot> newest_;
 };
 

@@ -15,6 +15,7 @@ using kernels::kGroup;
 namespace {
 
 constexpr uint64_t kFormatVersion = 1;
+constexpr std::string_view kRerankPrefix = "rerank.";  // of what the finer codec has learned
 
 // A number as text that reads back as the same number, whatever the locale.
 std::string decimal(double value) {
@@ -29,16 +30,16 @@ std::span<const std::byte> bytes_of(const std::vector<T>& values) {
     return std::as_bytes(std::span(values));
 }
 
-TensorType stored_type(std::string_view codec) {
-    if (codec == "f32") return TensorType::f32;
-    if (codec == "f16") return TensorType::f16;
-    return codec == "bf16" ? TensorType::u16 : TensorType::u8;
+TensorType stored_type(const Codec& codec) {
+    if (codec.name() == "f32") return TensorType::f32;
+    if (codec.name() == "f16") return TensorType::f16;
+    return codec.name() == "bf16" ? TensorType::u16 : TensorType::u8;
 }
 
-// The tensor of a codec's rows: (n, dim) elements where a row is nothing else, (n, stride) bytes otherwise.
-TensorSource rows_tensor(const std::string& name, const Codec& codec, const RowStore& rows, size_t n) {
-    const TensorType type = stored_type(codec.name());
-    return {name, type, {n, rows.row_bytes() / element_bytes(type)}, rows.pieces(n)};
+// The shape of a codec's rows: (n, dim) elements where a row is nothing else, otherwise (n, stride) bytes; of groups
+// (groups, stride).
+std::vector<uint64_t> shape_of(const CodeStore& store, TensorType type, size_t n) {
+    return {(n + store.group() - 1) / store.group(), store.unit_bytes() / element_bytes(type)};
 }
 
 // A tensor of an index file with the shape it must have.
@@ -69,33 +70,67 @@ uint64_t number(const Container& file, std::string_view key) {
     return value;
 }
 
+// The numbers in a piece of metadata, which must be `n`.
+std::vector<double> reals(const Container& file, std::string_view key, size_t n) {
+    std::istringstream text(file.metadata(key));
+    text.imbue(std::locale::classic());
+    std::vector<double> out(n);
+    for (double& value : out) text >> value;
+    if (!text || text.peek() != EOF) {
+        throw FileFormatError(file.name() + ": metadata \"" + std::string(key) + "\" is \"" + text.str() +
+                              "\", expected " + (n == 1 ? "a number" : std::to_string(n) + " numbers"));
+    }
+    return out;
+}
+
+Tuning load_tuning(const Container& file) {
+    Tuning out;
+    if (!file.metadata().contains("tuning.k")) return out;
+    out.k = number(file, "tuning.k");
+    out.queries = file.metadata("tuning.queries");
+    out.n = number(file, "tuning.n");
+    for (std::string key = "tuning.0"; file.metadata().contains(key);
+         key = "tuning." + std::to_string(out.table.size())) {
+        const std::vector<double> entry = reals(file, key, 3);
+        out.table.push_back({entry[0], entry[1], entry[2]});
+    }
+    return out;
+}
+
 // Which rows belong to which version, and what was learned for each. Files from before there were versions hold one.
 std::shared_ptr<const Versions> load_versions(const Container& file, const std::shared_ptr<const Codec>& codec,
-                                              size_t rows) {
+                                              const std::shared_ptr<const Codec>& rerank, size_t rows) {
     auto out = std::make_shared<Versions>();
     const bool known = file.metadata().contains("versions");
     const uint64_t count = known ? number(file, "versions") : rows > 0 ? 1 : 0;
     if (count > file.metadata().size() && known) throw FileFormatError(file.name() + ": versions are missing");
     for (size_t v = 0; v < count; ++v) {
-        std::shared_ptr<const Codec> own = codec;
-        if (codec->untrained()) {
-            Learned learned;
+        Version made{"", codec, rerank};
+        const bool finer = rerank && rerank->untrained();
+        if (codec->untrained() || finer) {
+            Learned learned, learned_finer;
             const std::string prefix = learned_name(v, "");
             for (const Tensor& tensor : file.tensors()) {
                 if (!tensor.name.starts_with(prefix)) continue;
                 const Tensor& found = expect(file, tensor.name, TensorType::f32, {tensor.bytes / sizeof(float)});
                 const auto* values = reinterpret_cast<const float*>(found.data);
-                learned[tensor.name.substr(prefix.size())].assign(values, values + found.bytes / sizeof(float));
+                std::string name = tensor.name.substr(prefix.size());
+                const bool of_finer = name.starts_with(kRerankPrefix);
+                if (of_finer) name.erase(0, kRerankPrefix.size());
+                (of_finer ? learned_finer : learned)[name].assign(values, values + found.bytes / sizeof(float));
             }
             try {
-                own = codec->with(std::move(learned));
+                if (codec->untrained()) made.codec = codec->with(std::move(learned));
+                if (finer) made.rerank = rerank->with(std::move(learned_finer));
             } catch (const InvalidInput& e) {
                 throw FileFormatError(file.name() + ": version " + std::to_string(v) + ": " + e.what());
             }
         }
-        const std::string name = known ? file.metadata("version." + std::to_string(v)) : "";
-        if (out->find(name) < v) throw FileFormatError(file.name() + ": two versions are called \"" + name + "\"");
-        out->all.push_back({name, std::move(own)});
+        if (known) made.name = file.metadata("version." + std::to_string(v));
+        if (out->find(made.name) < v) {
+            throw FileFormatError(file.name() + ": two versions are called \"" + made.name + "\"");
+        }
+        out->all.push_back(std::move(made));
     }
     if (rows > 0 && count == 0) throw FileFormatError(file.name() + ": the rows belong to no version");
     if (count == 1) {
@@ -134,17 +169,37 @@ void Flat::write(const Write& write) const {
         {"dim", std::to_string(options_.dim)},
         {"rows", std::to_string(count)},
         {"codec", options_.codec.name},
-        {"rerank", options_.rerank},
+        {"rerank", options_.rerank.name},
         {"oversample", decimal(options_.oversample)},
         {"screen", options_.screen ? "true" : "false"},
         {"next_id", std::to_string(state.next_id)},
     };
     for (const auto& [name, value] : options_.codec.parameters) metadata["codec." + name] = value;
-    if (options_.codec.name == "int8" || options_.rerank == "int8") {
+    for (const auto& [name, value] : options_.rerank.parameters) metadata["rerank." + name] = value;
+    if (!now.tuning->table.empty()) {
+        metadata["tuning.k"] = std::to_string(now.tuning->k);
+        metadata["tuning.queries"] = now.tuning->queries;
+        metadata["tuning.n"] = std::to_string(now.tuning->n);
+        for (size_t i = 0; i < now.tuning->table.size(); ++i) {
+            const Tuning::Entry& entry = now.tuning->table[i];
+            metadata["tuning." + std::to_string(i)] =
+                decimal(entry.recall) + " " + decimal(entry.measured) + " " + decimal(entry.value);
+        }
+    }
+    if (options_.codec.name == "int8" || options_.rerank.name == "int8") {
         metadata["int8_row"] = "I8 at 0, F32 scale at " + std::to_string(options_.dim);
     }
-    std::vector<TensorSource> tensors{rows_tensor("vectors", *codec_, state.rows, count)};
-    if (state.rerank) tensors.push_back(rows_tensor("rerank", *rerank_, *state.rerank, count));
+    std::vector<TensorSource> tensors;
+    const auto add_rows = [&](const std::string& name, const Codec& codec, const CodeStore& store,
+                              const CodeStore::Tail& tail) {
+        const TensorType type = stored_type(codec);
+        tensors.push_back({name, type, shape_of(store, type, count), store.pieces(tail, count)});
+    };
+    add_rows("vectors", *codec_, state.rows, now.tail);
+    if (state.rows.fine_bytes() > 0) {
+        tensors.push_back({"fine", TensorType::u8, {count, state.rows.fine_bytes()}, state.rows.fine_pieces(count)});
+    }
+    if (state.rerank) add_rows("rerank", *rerank_, *state.rerank, {});
     if (now.screened > 0) {
         const size_t groups = now.screened / kGroup;
         const Screen& screen = *state.screen;
@@ -153,9 +208,15 @@ void Flat::write(const Write& write) const {
         tensors.push_back({"screen_center", TensorType::f32, {options_.dim}, {bytes_of(screen.codec.center())}});
     }
     // Codecs that have learned live until the file is written.
-    const std::vector<Versions::Version>& versions = now.versions->all;
+    const std::vector<Version>& versions = now.versions->all;
     std::vector<Learned> learned;
-    for (const auto& version : versions) learned.push_back(version.codec->learned());
+    for (const auto& version : versions) {
+        learned.push_back(version.codec->learned());
+        if (!version.rerank) continue;
+        for (auto& [name, values] : version.rerank->learned()) {
+            learned.back()[std::string(kRerankPrefix) + name] = std::move(values);
+        }
+    }
     metadata["versions"] = std::to_string(versions.size());
     for (size_t v = 0; v < versions.size(); ++v) {
         metadata["version." + std::to_string(v)] = versions[v].name;
@@ -196,16 +257,14 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
         options.dim = number(*file, "dim");
         options.metric = parse_metric(file->metadata("metric"));
         options.codec.name = file->metadata("codec");
-        constexpr std::string_view kParameter = "codec.";
-        for (const auto& [key, value] : file->metadata()) {
-            if (key.starts_with(kParameter)) options.codec.parameters[key.substr(kParameter.size())] = value;
+        options.rerank.name = file->metadata("rerank");
+        for (auto& [prefix, parameters] : {std::pair{std::string_view("codec."), &options.codec.parameters},
+                                           std::pair{std::string_view("rerank."), &options.rerank.parameters}}) {
+            for (const auto& [key, value] : file->metadata()) {
+                if (key.starts_with(prefix)) (*parameters)[key.substr(prefix.size())] = value;
+            }
         }
-        options.rerank = file->metadata("rerank");
-        std::istringstream oversample(file->metadata("oversample"));
-        oversample.imbue(std::locale::classic());
-        if (!(oversample >> options.oversample) || oversample.peek() != EOF) {
-            throw InvalidInput("metadata \"oversample\" is not a number");
-        }
+        options.oversample = reals(*file, "oversample", 1)[0];
         const std::string& screen = file->metadata("screen");
         if (screen != "true" && screen != "false") throw InvalidInput("metadata \"screen\" is not true or false");
         options.screen = screen == "true";
@@ -216,19 +275,28 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
     }
     const size_t count = number(*file, "rows"), dim = index->options_.dim;
     if (count > std::numeric_limits<uint32_t>::max()) throw FileFormatError(file->name() + ": too many rows");
-    const auto rows_of = [&](std::string_view name, const Codec& codec) -> const Tensor& {
-        const TensorType type = stored_type(codec.name());
-        const Tensor& tensor = expect(*file, name, type, {count, codec.row_bytes() / element_bytes(type)});
+    const auto data_of = [&](std::string_view name, const Codec& codec, const CodeStore& store) {
+        const TensorType type = stored_type(codec);
+        const Tensor& tensor = expect(*file, name, type, shape_of(store, type, count));
         if (tensor.read && !codec.valid({tensor.data, codec.row_bytes()}, count)) {
             throw FileFormatError(file->name() + ": tensor \"" + std::string(name) + "\" has ones in its padding bits");
         }
-        return tensor;
+        return tensor.data;
     };
-    auto state =
-        std::make_shared<State>(index->codec_->row_bytes(), rows_of("vectors", *index->codec_).data, count, file);
-    if (index->rerank_) {
-        state->rerank.emplace(index->rerank_->row_bytes(), rows_of("rerank", *index->rerank_).data, count, file);
+    const State& empty = *index->newest_->state;
+    const std::byte* codes = data_of("vectors", *index->codec_, empty.rows);
+    const std::byte* fine = nullptr;
+    if (const size_t bytes = empty.rows.fine_bytes(); bytes > 0) {
+        fine = expect(*file, "fine", TensorType::u8, {count, bytes}).data;
     }
+    auto state = std::make_shared<State>(*index->codec_, codes, fine, count, file);
+    if (index->rerank_) {
+        state->rerank.emplace(*index->rerank_, CodeStore::Form::rows, data_of("rerank", *index->rerank_, *empty.rerank),
+                              nullptr, count, file);
+    }
+    const size_t group = empty.rows.group();
+    CodeStore::Tail tail;  // never written to
+    if (count % group != 0) tail = {file, const_cast<std::byte*>(codes) + count / group * empty.rows.unit_bytes()};
     if (file->find("ids") != nullptr) {
         const Tensor& ids = expect(*file, "ids", TensorType::i64, {count});
         const Tensor& sorted = expect(*file, "ids_order", TensorType::u32, {count});
@@ -249,13 +317,24 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
         const auto* values = reinterpret_cast<const float*>(center.data);
         ScreenCodec codec(dim, index->options_.metric, std::vector<float>(values, values + dim));
         const size_t groups = count / kGroup, bytes = codec.group_bytes();
-        const Tensor& codes = expect(*file, "screen", TensorType::u8, {groups, bytes});
-        state->screen.reset(new Screen{std::move(codec), RowStore(bytes, codes.data, groups, file)});
+        const Tensor& image = expect(*file, "screen", TensorType::u8, {groups, bytes});
+        state->screen.reset(new Screen{std::move(codec), RowStore(bytes, image.data, groups, file)});
         screened = groups * kGroup;
     }
-    const uint64_t version = index->newest_->version;
-    index->publish(
-        {std::move(state), {count, 0, nullptr}, load_versions(*file, index->codec_, count), screened, version});
+    Snapshot loaded = index->snapshot();
+    loaded.state = std::move(state);
+    loaded.live.count = count;
+    loaded.versions = load_versions(*file, index->codec_, index->rerank_, count);
+    loaded.tail = std::move(tail);
+    loaded.screened = screened;
+    index->publish(std::move(loaded));
+    if (Tuning tuning = load_tuning(*file); !tuning.table.empty()) {
+        try {
+            index->set_tuning(std::move(tuning));
+        } catch (const InvalidInput& e) {
+            throw FileFormatError(file->name() + ": " + e.what());
+        }
+    }
     return index;
 }
 

@@ -19,7 +19,7 @@ struct Plan {
     size_t k;  // results of the scan
     Admission admission;
     const Codec* codec;  // scanned codec and its rows
-    const RowStore* rows;
+    CodeStore::View rows;
     bool screen;
     bool listed;   // settle the filter's rows one by one instead of scanning
     size_t count;  // rows that exist
@@ -46,26 +46,42 @@ constexpr size_t kPartQueries = 1020;  // queries per part of a search: a multip
 constexpr size_t kPatience = 512, kWorth = 500;
 constexpr size_t kPartRows = size_t{1} << 15;  // rows per part, when one query is split over threads
 
-// Scans rows [first, last) in blocks; a block's codes lie side by side, `per_code` rows in each code of the store.
-template <class Collector, class Between>
-void scan_range(const Scanner& scanner, const RowStore& store, size_t per_code, size_t first, size_t last,
+// Scans rows [first, last) in blocks of rows that lie side by side: block_at(first, most) gives the next one.
+template <class Collector, class BlockAt, class Between>
+void scan_range(const Scanner& scanner, size_t bytes_per_row, const BlockAt& block_at, size_t first, size_t last,
                 Collector& collector, const Between& go_on) {
-    const size_t codes = std::max<size_t>(1, kBlockBytes / store.row_bytes());
-    const size_t block_rows = std::max(kGroup, codes * per_code / kGroup * kGroup);
+    const size_t block_rows = std::max(kGroup, kBlockBytes / std::max<size_t>(1, bytes_per_row) / kGroup * kGroup);
     while (first < last && go_on(first)) {
         checkpoint();
-        const size_t code = first / per_code;
-        const size_t n = std::min({block_rows, last - first, store.contiguous(code) * per_code});
+        const Block block = block_at(first, std::min(block_rows, last - first));
         collector.start_block(first);
-        scanner.scan({store.row(code), n}, collector);
-        first += n;
+        scanner.scan(block, collector);
+        first += block.n;
     }
 }
+
+template <class Collector, class Between>
+void scan_rows(const Scanner& scanner, const CodeStore::View& rows, size_t first, size_t last, Collector& collector,
+               const Between& go_on) {
+    const auto block_at = [&](size_t row, size_t most) { return rows.block(row, most); };
+    scan_range(scanner, rows.store->unit_bytes() / rows.store->group(), block_at, first, last, collector, go_on);
+}
+
+// The screen's blocks are groups.
+template <class Collector, class Between>
+void scan_screen(const Scanner& scanner, const RowStore& groups, size_t first, size_t last, Collector& collector,
+                 const Between& go_on) {
+    const auto block_at = [&](size_t row, size_t most) {
+        return Block{groups.row(row / kGroup), std::min(most, groups.contiguous(row / kGroup) * kGroup)};
+    };
+    scan_range(scanner, groups.row_bytes() / kGroup, block_at, first, last, collector, go_on);
+}
+
+constexpr auto kAlways = [](size_t) { return true; };
 
 }  // namespace
 
 void Flat::search_part(const Snapshot& now, Part& part, const Plan& plan) const {
-    const auto always = [](size_t) { return true; };
     size_t first = part.first_row;
     if (plan.screen && part.screen) {
         TopK& best = *part.best;
@@ -74,7 +90,7 @@ void Flat::search_part(const Snapshot& now, Part& part, const Plan& plan) const 
         // The first rows show whether the bounds tell vectors apart. Where they do not, the scan starts again without
         // the screen, and has lost little; where that turns out later, the rest goes on without it.
         const size_t probe = std::min<size_t>(1024, (screened - first) / 16 / kGroup * kGroup);
-        scan_range(*part.screen, groups, kGroup, first, first + probe, best, always);
+        scan_screen(*part.screen, groups, first, first + probe, best, kAlways);
         const auto undecided = [&] {
             return best.open() + static_cast<double>(best.settled_early()) / static_cast<double>(part.queries);
         };
@@ -82,7 +98,7 @@ void Flat::search_part(const Snapshot& now, Part& part, const Plan& plan) const 
             best.reset();
         } else {
             size_t reached = screened;
-            scan_range(*part.screen, groups, kGroup, first + probe, screened, best, [&](size_t row) {
+            scan_screen(*part.screen, groups, first + probe, screened, best, [&](size_t row) {
                 const bool pays = best.settled_early() * kWorth <= (row - first) * part.queries + kWorth * kPatience;
                 if (!pays) reached = row;
                 return pays;
@@ -90,7 +106,7 @@ void Flat::search_part(const Snapshot& now, Part& part, const Plan& plan) const 
             first = reached;
         }
     }
-    scan_range(*part.query, *plan.rows, 1, first, part.last_row, part.collector(), always);
+    scan_rows(*part.query, plan.rows, first, part.last_row, part.collector(), kAlways);
 }
 
 // The rows that a search may return, null for all: those of the filter, as far as they are of the version.
@@ -117,19 +133,19 @@ const Bitmap* Flat::rows_of(const Snapshot& now, const SearchOptions& options, s
     return &*made;
 }
 
-// The codec for queries: that of a version, or of the one that came last.
-const Codec& Flat::codec_of(const Snapshot& now, const std::optional<std::string>& version) const {
+// The version that queries are coded as: the last one, if none is named.
+Version Flat::version_of(const Snapshot& now, const std::optional<std::string>& version) const {
     const Versions& versions = *now.versions;
-    if (!version) return versions.all.empty() ? *codec_ : *versions.all.back().codec;
+    if (!version) return versions.all.empty() ? Version{"", codec_, rerank_} : versions.all.back();
     const size_t place = versions.find(*version);
-    if (place < versions.all.size()) return *versions.all[place].codec;
+    if (place < versions.all.size()) return versions.all[place];
     std::string known;
     for (const auto& one : versions.all) known.append(known.empty() ? "\"" : ", \"").append(one.name).append("\"");
     throw InvalidInput("version: \"" + *version + "\" is not one of those in the index (" + known + ")");
 }
 
 SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions& options, const Run& run) const {
-    const std::optional<double> oversample = options.oversample;
+    std::optional<double> oversample = options.oversample;
     if (oversample && !(*oversample >= 1)) {
         throw InvalidInput("oversample: " + std::to_string(*oversample) + " given, expected at least 1");
     }
@@ -137,7 +153,13 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions&
         throw InvalidInput("oversample: " + std::to_string(*oversample) + " given to an index without a rerank codec");
     }
     const Snapshot now = snapshot();
-    const Codec& codec = codec_of(now, options.version);
+    if (options.recall) {
+        if (oversample) throw InvalidInput("recall: given together with oversample, which it stands for");
+        const double value = now.tuning->value_for(*options.recall);
+        if (rerank_) oversample = value;
+    }
+    const Version version = version_of(now, options.version);
+    const Codec& codec = *version.codec;
     check_reranked(queries, "queries");
     const CheckedVectors vectors = codec.check(queries, "queries");
     const State& state = *now.state;
@@ -156,8 +178,8 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions&
     Plan plan{};
     plan.k = static_cast<size_t>(std::min(std::ceil(wanted), static_cast<double>(candidates)));
     plan.admission = {&now.live, allowed};
-    plan.codec = finest ? rerank_.get() : &codec;
-    plan.rows = finest ? &*state.rerank : &state.rows;
+    plan.codec = finest ? version.rerank.get() : &codec;
+    plan.rows = finest ? now.rerank() : now.rows();
     plan.screen = !finest && options_.screen && now.screened > 0;
     // Settling a row by itself costs as much as scanning this many, more so where a batch shares the scan.
     const size_t rows_per_settled = queries.n < 4 ? 16 : 128;
@@ -205,8 +227,8 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions&
                 rows.clear();
                 for (const Candidate& c : *hits) rows.push_back(c.row);
                 std::sort(rows.begin(), rows.end());
-                const std::unique_ptr<Query> finer = rerank_->prepare(vectors.part(part.first_query + q, 1));
-                const Settler settler(*finer, *state.rerank);
+                const std::unique_ptr<Query> finer = version.rerank->prepare(vectors.part(part.first_query + q, 1));
+                const Settler settler(*finer, now.rerank());
                 refined.emplace(1, k, plan.admission, settler, *state.ids);
                 for (const Candidate& c : settler.bounded(0, rows)) refined->offer(0, c);
                 hits = &refined->finish(0);
@@ -232,10 +254,13 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions&
         if (part->query->counts(0) && !plan.listed) {
             part->counted.emplace(*part->query, part->queries, plan.k, plan.admission, *state.ids);
         } else {
-            part->best.emplace(part->queries, plan.k, plan.admission, Settler(*part->query, *plan.rows), *state.ids);
+            const Comparison comparison{codec.fine_bytes() > 0 && !finest && !plan.listed,
+                                        rerank && part->query->stable()};
+            part->best.emplace(part->queries, plan.k, plan.admission, Settler(*part->query, plan.rows), *state.ids,
+                               comparison);
         }
         if (plan.listed) {
-            const Settler settler(*part->query, *plan.rows);
+            const Settler settler(*part->query, plan.rows);
             std::vector<double> exact(listed.size());
             for (size_t q = 0; q < part->queries; ++q) {
                 checkpoint();
@@ -265,16 +290,17 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Sear
                                const Run& run) const {
     if (std::isnan(radius)) throw InvalidInput("radius: NaN given, expected a number");
     const Snapshot now = snapshot();
-    const Codec& first_codec = codec_of(now, options.version);
+    const Version version = version_of(now, options.version);
     check_reranked(queries, "queries");
-    const CheckedVectors vectors = first_codec.check(queries, "queries");
+    const CheckedVectors vectors = version.codec->check(queries, "queries");
     const State& state = *now.state;
     const size_t count = now.live.count;
+    if (count == 0) return {{}, {}, std::vector<int64_t>(queries.n + 1)};
     std::optional<Bitmap> rebuilt;
     const Admission admission{&now.live, rows_of(now, options, rebuilt)};
     const bool finest = rerank_ != nullptr;
-    const Codec& codec = finest ? *rerank_ : first_codec;
-    const RowStore& rows = finest ? *state.rerank : state.rows;
+    const Codec& codec = finest ? *version.rerank : *version.codec;
+    const CodeStore::View rows = now.finest();
     const size_t screened = finest ? 0 : now.screened;
 
     // Scores are compared as the user sees them, in float32; the bound is a little wider.
@@ -300,12 +326,11 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Sear
             bounds[q] = counts->scale > 0 ? static_cast<float>(most + 1e-3) : std::numeric_limits<float>::infinity();
         }
         Within inside(std::move(bounds), admission);
-        const auto always = [](size_t) { return true; };
         if (screened > 0) {
-            scan_range(*state.screen->codec.prepare(own.floats(), n), state.screen->groups, kGroup, 0,
-                       std::min(screened, count), inside, always);
+            scan_screen(*state.screen->codec.prepare(own.floats(), n), state.screen->groups, 0,
+                        std::min(screened, count), inside, kAlways);
         }
-        scan_range(*query, rows, 1, std::min(screened, count), count, inside, always);
+        scan_rows(*query, rows, std::min(screened, count), count, inside, kAlways);
         const Settler settler(*query, rows);
         for (size_t q = 0; q < n; ++q) {
             std::vector<Candidate>& list = inside.list(q);
@@ -331,10 +356,9 @@ RangeResult Flat::range_search(const Vectors& queries, double radius, const Sear
 std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_t m, bool per_query,
                                const std::optional<std::string>& version, const Run& run) const {
     const Snapshot now = snapshot();
-    const Codec& first_codec = codec_of(now, version);
+    const Version coded_as = version_of(now, version);
     check_reranked(queries, "queries");
-    const CheckedVectors vectors = first_codec.check(queries, "queries");
-    const State& state = *now.state;
+    const CheckedVectors vectors = coded_as.codec->check(queries, "queries");
     const size_t lists = per_query ? queries.n : 1;
     std::vector<int64_t> wanted;
     for (size_t i = 0; i < lists * m; ++i) {
@@ -347,14 +371,13 @@ std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_
         begin.push_back(begin.back() + static_cast<size_t>(n));
     }
     std::vector<float> out(queries.n * m, std::numeric_limits<float>::quiet_NaN());
-    const Codec& codec = rerank_ ? *rerank_ : first_codec;
-    const RowStore& store = rerank_ ? *state.rerank : state.rows;
+    const Codec& codec = rerank_ ? *coded_as.rerank : *coded_as.codec;
     const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
     parallel_for(queries.n, {threads, run.poll}, [&](size_t q) {
         const auto query = codec.prepare(vectors.part(q, 1));
         const size_t list = per_query ? q : 0, n = begin[list + 1] - begin[list];
         std::vector<double> exact(n);
-        Settler(*query, store)(0, rows.data() + begin[list], n, exact.data());
+        Settler(*query, now.finest())(0, rows.data() + begin[list], n, exact.data());
         for (size_t i = 0, at = 0; i < m; ++i) {
             if (ids[list * m + i] != -1) out[q * m + i] = api_score(options_.metric, exact[at++]);
         }
@@ -364,13 +387,15 @@ std::vector<float> Flat::score(const Vectors& queries, const int64_t* ids, size_
 
 std::vector<float> Flat::reconstruct(const int64_t* ids, size_t n) const {
     const Snapshot now = snapshot();
-    const State& state = *now.state;
     const std::vector<uint32_t> rows = rows_of(now, ids, n);
     std::vector<float> out(n * options_.dim);
-    const RowStore& store = rerank_ ? *state.rerank : state.rows;
+    const CodeStore::View finest = now.finest();
+    std::vector<std::byte> row(finest.store->row_bytes());
     for (size_t i = 0; i < n; ++i) {
-        const Codec& codec = rerank_ ? *rerank_ : *now.versions->all[now.versions->of_row(rows[i])].codec;
-        codec.decode({store.row(rows[i]), store.row_bytes()}, nullptr, 1, out.data() + i * options_.dim);
+        const Version& version = now.versions->all[now.versions->of_row(rows[i])];
+        finest.copy(&rows[i], 1, row.data());
+        (rerank_ ? *version.rerank : *version.codec)
+            .decode({row.data(), row.size()}, nullptr, 1, out.data() + i * options_.dim);
     }
     return out;
 }
@@ -378,11 +403,8 @@ std::vector<float> Flat::reconstruct(const int64_t* ids, size_t n) const {
 std::vector<uint8_t> Flat::codes(const int64_t* ids, size_t n) const {
     const Snapshot now = snapshot();
     const std::vector<uint32_t> rows = rows_of(now, ids, n);
-    const RowStore& store = now.state->rows;
-    std::vector<uint8_t> out(n * store.row_bytes());
-    for (size_t i = 0; i < n; ++i) {
-        std::memcpy(out.data() + i * store.row_bytes(), store.row(rows[i]), store.row_bytes());
-    }
+    std::vector<uint8_t> out(n * code_bytes());
+    now.rows().copy(rows.data(), n, reinterpret_cast<std::byte*>(out.data()));
     return out;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "codecs/screen.hpp"
+#include "search/code_store.hpp"
 #include "search/flat.hpp"
 #include "storage/id_map.hpp"
 #include "storage/row_store.hpp"
@@ -22,25 +23,27 @@ struct Screen {
 
 // The stores of an index. Rows are only ever appended; what would move rows makes new stores.
 struct Flat::State {
-    State(const Codec& codec, const Codec* finer) : rows(codec.row_bytes()) {
-        if (finer != nullptr) rerank.emplace(finer->row_bytes());
+    State(const Codec& codec, const Codec* finer) : rows(codec, CodeStore::Form::blocks) {
+        if (finer != nullptr) rerank.emplace(*finer, CodeStore::Form::rows);
     }
-    State(size_t row_bytes, const std::byte* data, size_t n, std::shared_ptr<const void> owner)
-        : rows(row_bytes, data, n, std::move(owner)) {}
+    State(const Codec& codec, const std::byte* data, const std::byte* fine, size_t n, std::shared_ptr<const void> owner)
+        : rows(codec, CodeStore::Form::blocks, data, fine, n, std::move(owner)) {}
 
-    RowStore rows;
-    std::optional<RowStore> rerank;
+    CodeStore rows;
+    std::optional<CodeStore> rerank;
     std::unique_ptr<Screen> screen;  // for readers whose snapshot says that rows are screened
     std::unique_ptr<IdMap> ids = std::make_unique<IdMap>();
     int64_t next_id = 0;  // for the writer
 };
 
-// Versions of vectors, each with what the codec learned for it, and which rows belong to which.
+// A version of vectors, with what the codecs learned for it.
+struct Version {
+    std::string name;
+    std::shared_ptr<const Codec> codec, rerank;
+};
+
+// All versions, and which rows belong to which.
 struct Versions {
-    struct Version {
-        std::string name;
-        std::shared_ptr<const Codec> codec;
-    };
     struct Rows {  // from `first` to the next entry's, or to the end
         uint32_t first, version;
     };
@@ -77,8 +80,15 @@ struct Flat::Snapshot {
     std::shared_ptr<State> state;
     LiveRows live;
     std::shared_ptr<const Versions> versions;
+    CodeStore::Tail tail;  // of the first codec's store
+    std::shared_ptr<const Tuning> tuning;
     size_t screened = 0;   // rows that the screen covers
     uint64_t version = 0;  // another one, never used before, once an id stands for another row
+
+    CodeStore::View rows() const { return state->rows.view(tail, live.count); }
+    CodeStore::View rerank() const { return state->rerank->view({}, live.count); }
+    // Those of the finest codec.
+    CodeStore::View finest() const { return state->rerank ? rerank() : rows(); }
 };
 
 // The screen's centre is the mean of this many first rows, so that it does not depend on how the rows were added. With

@@ -13,6 +13,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Candidates kept per query before the list is shrunk, beyond twice k; and before they are settled because the
 // estimates do not tell them apart.
 constexpr size_t kSpare = 64, kUndecided = 256;
+// Rows whose fine bytes are read together.
+constexpr size_t kNarrowed = 32;
 
 }  // namespace
 
@@ -23,24 +25,8 @@ void Candidate::settle(double distance) {
     high = std::nextafter(rounded, kInfinity);
 }
 
-template <class Work>
-void Settler::for_each_run(const uint32_t* list, size_t n, const Work& work) const {
-    constexpr size_t kRun = 256;
-    uint32_t local[kRun];
-    for (size_t start = 0; start < n;) {
-        const size_t chunk = list[start] / rows_->chunk_rows();
-        size_t end = start;
-        while (end < n && end - start < kRun && list[end] / rows_->chunk_rows() == chunk) {
-            local[end - start] = static_cast<uint32_t>(list[end] % rows_->chunk_rows());
-            ++end;
-        }
-        work(Rows{rows_->row(chunk * rows_->chunk_rows()), rows_->row_bytes()}, local, start, end - start);
-        start = end;
-    }
-}
-
 void Settler::operator()(size_t q, const uint32_t* list, size_t n, double* out) const {
-    for_each_run(list, n, [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
+    rows_.for_each_run(list, n, [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
         query_->settle(q, rows, local, count, out + first);
     });
 }
@@ -48,7 +34,7 @@ void Settler::operator()(size_t q, const uint32_t* list, size_t n, double* out) 
 std::vector<Candidate> Settler::bounded(size_t q, const std::vector<uint32_t>& list) const {
     std::vector<Candidate> out(list.size());
     std::vector<float> low(list.size()), high(list.size());
-    for_each_run(list.data(), list.size(), [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
+    rows_.for_each_run(list.data(), list.size(), [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
         query_->bound_rows(q, rows, local, count, low.data() + first, high.data() + first);
     });
     for (size_t i = 0; i < list.size(); ++i) out[i] = {list[i], low[i], high[i]};
@@ -81,12 +67,14 @@ void keep_best(std::vector<Candidate>& candidates, size_t k, const IdMap& ids) {
     std::sort(candidates.begin(), candidates.end(), better);
 }
 
-TopK::TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids)
+TopK::TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids, Comparison comparison)
     : k_(k),
       admission_(admission),
       settler_(settler),
       ids_(&ids),
+      comparison_(comparison),
       bounds_(queries),
+      open_(comparison.narrow ? queries : 0),
       capacity_(queries),
       lists_(queries) {
     bounds = bounds_.data();
@@ -104,8 +92,21 @@ void TopK::take(std::span<const Survivor> survivors) noexcept {
     for (const Survivor& s : survivors) {
         const size_t row = base_ + s.at;
         if (s.low > bounds_[s.query] || !admission_(row)) continue;
-        offer(s.query, {static_cast<uint32_t>(row), s.low, s.high});
+        if (!comparison_.narrow) {
+            offer(s.query, {static_cast<uint32_t>(row), s.low, s.high});
+            continue;
+        }
+        auto& open = open_[s.query];
+        open.push_back(static_cast<uint32_t>(row));
+        if (open.size() >= kNarrowed) narrow(s.query);
     }
+}
+
+void TopK::narrow(size_t q) {
+    for (const Candidate& candidate : settler_.bounded(q, open_[q])) {
+        if (candidate.low <= bounds_[q]) offer(q, candidate);
+    }
+    open_[q].clear();
 }
 
 void TopK::offer_settled(size_t q, uint32_t row, double exact) {
@@ -115,7 +116,13 @@ void TopK::offer_settled(size_t q, uint32_t row, double exact) {
 }
 
 void TopK::offer(size_t q, const Candidate& candidate) {
-    lists_[q].push_back(candidate);
+    const float middle = (candidate.low + candidate.high) / 2;
+    if (comparison_.estimates && std::isnan(candidate.exact) && std::isfinite(middle)) {
+        if (middle > bounds_[q]) return;
+        lists_[q].push_back({candidate.row, middle, middle, static_cast<double>(middle)});
+    } else {
+        lists_[q].push_back(candidate);
+    }
     if (lists_[q].size() >= capacity_[q]) shrink(q);
 }
 
@@ -148,12 +155,14 @@ double TopK::open() {
 void TopK::merge(Collector& part) {
     auto& other = static_cast<TopK&>(part);
     for (size_t q = 0; q < lists_.size(); ++q) {
+        if (comparison_.narrow) other.narrow(q);
         lists_[q].insert(lists_[q].end(), other.lists_[q].begin(), other.lists_[q].end());
         bounds_[q] = std::min(bounds_[q], other.bounds_[q]);
     }
 }
 
 std::vector<Candidate>& TopK::finish(size_t q) {
+    if (comparison_.narrow) narrow(q);
     capacity_[q] = lists_[q].size() * 2;  // the last shrink settles nothing by itself
     shrink(q);
     settler_(q, lists_[q]);

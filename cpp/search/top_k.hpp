@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "codecs/codec.hpp"
+#include "search/code_store.hpp"
 #include "storage/bitmap.hpp"
 #include "storage/id_map.hpp"
-#include "storage/row_store.hpp"
 
 namespace nearfield {
 
@@ -30,7 +30,7 @@ struct Admission {
 // Canonical distances of rows in a store.
 class Settler {
   public:
-    Settler(const Query& query, const RowStore& rows) : query_(&query), rows_(&rows) {}
+    Settler(const Query& query, CodeStore::View rows) : query_(&query), rows_(rows) {}
     void operator()(size_t q, const uint32_t* list, size_t n, double* out) const;
     // Settles the candidates that are not settled yet; returns how many these were.
     size_t operator()(size_t q, std::vector<Candidate>& candidates) const;
@@ -38,12 +38,8 @@ class Settler {
     std::vector<Candidate> bounded(size_t q, const std::vector<uint32_t>& list) const;
 
   private:
-    // Calls work(rows of one chunk, their numbers within it, first place, how many) for runs of the list.
-    template <class Work>
-    void for_each_run(const uint32_t* list, size_t n, const Work& work) const;
-
     const Query* query_;
-    const RowStore* rows_;
+    CodeStore::View rows_;
 };
 
 // Sorts by (distance, id) and keeps the k best; all must be settled.
@@ -63,10 +59,16 @@ class Collector : public SurvivorSink {
     size_t base_ = 0;
 };
 
+// How the candidates of a scan are compared.
+struct Comparison {
+    bool narrow = false;     // read the fine bytes of what the scan leaves open, for narrower bounds
+    bool estimates = false;  // by estimates, the middle of the bounds, in place of canonical distances
+};
+
 // For distances that are known within bounds.
 class TopK final : public Collector {
   public:
-    TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids);
+    TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids, Comparison comparison = {});
 
     void take(std::span<const Survivor> survivors) noexcept override;
     void offer(size_t q, const Candidate& candidate);
@@ -84,12 +86,15 @@ class TopK final : public Collector {
 
   private:
     void shrink(size_t q);
+    void narrow(size_t q);
 
     size_t k_, settled_early_ = 0;
     Admission admission_;
     Settler settler_;
     const IdMap* ids_;
+    Comparison comparison_;
     std::vector<float> bounds_;
+    std::vector<std::vector<uint32_t>> open_;  // rows of each query whose fine bytes are still to be read
     std::vector<size_t> capacity_;
     std::vector<std::vector<Candidate>> lists_;
 };

@@ -29,6 +29,7 @@ class Flat:
         codec: str,
         parameters: dict[str, str],
         rerank: str,
+        rerank_parameters: dict[str, str],
         oversample: float,
         screen: bool,
     ) -> None: ...
@@ -56,6 +57,7 @@ class Flat:
         filter: Filter | None,
         version: str | None,
         oversample: float | None,
+        recall: float | None,
         exact: bool,
         threads: int,
     ) -> tuple[_Ids, _Scores, _Ids, str]: ...
@@ -83,6 +85,11 @@ class Flat:
     def parameters(self) -> dict[str, str]: ...
     @property
     def rerank(self) -> str: ...
+    @property
+    def rerank_parameters(self) -> dict[str, str]: ...
+    @property
+    def tuning(self) -> tuple[int, str, int, list[tuple[float, float, float]]]: ...
+    def set_tuning(self, k: int, queries: str, n: int, table: list[tuple[float, float, float]]) -> None: ...
     @property
     def oversample(self) -> float: ...
     @property

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _core, _inputs, codecs
+from . import _core, _inputs, codecs, tuning
 from .results import Hits, RangeHits
+from .tuning import Tuning
 
 Filter = _core.Filter
 
@@ -84,22 +86,22 @@ class Flat:
         self,
         dim: int,
         metric: str = "cosine",
-        codec: str | codecs.Sign | None = None,
-        rerank: str | None = None,
+        codec: codecs.Codec | None = None,
+        rerank: codecs.Codec | None = None,
         oversample: float = 4.0,
         screen: bool = True,
     ) -> None:
         size = _inputs.count(dim, "dim")
-        finer = "" if rerank is None else _inputs.text(rerank, "rerank")
-        if rerank == "":
-            raise ValueError('rerank: "" given, expected a short name or None')
         kind, parameters = codecs.spec_of(codec)
+        finer, finer_parameters = codecs.spec_of(rerank, "rerank")
+        self._objects = (codec, rerank)
         self._core = _core.Flat(
             size,
             _inputs.text(metric, "metric"),
             kind,
             parameters,
             finer,
+            finer_parameters,
             _inputs.number(oversample, "oversample"),
             bool(screen),
         )
@@ -108,6 +110,7 @@ class Flat:
     def _of(cls, core: _core.Flat) -> Flat:
         index = cls.__new__(cls)
         index._core = core
+        index._objects = (None, None)
         return index
 
     # -- changing --------------------------------------------------------------------------------------------------
@@ -241,6 +244,7 @@ class Flat:
         version: str | None = None,
         threads: int | None = None,
         oversample: float | None = None,
+        recall: float | None = None,
         exact: bool = False,
     ) -> Hits:
         """
@@ -262,6 +266,9 @@ class Flat:
             By default all CPUs that this process may use, one for a single query.
         oversample : float, optional
             Candidates per result for this search, in place of the index's own. Only with ``rerank``.
+        recall : float, optional
+            The share of the true results to be found, above 0 and at most 1: takes the ``oversample`` for which `tune`
+            measured at least that.
         exact : bool
             Compare every vector by the finest codec, without candidates.
 
@@ -287,6 +294,7 @@ class Flat:
             self._filter(filter),
             _version(version),
             wanted,
+            None if recall is None else _inputs.number(recall, "recall"),
             bool(exact),
             _inputs.threads(threads),
         )
@@ -395,15 +403,14 @@ class Flat:
 
     def _given(self, array: _inputs.Array, element: str, version: str) -> dict[str, codecs.Floats]:
         """What the codec needs to learn, and the core cannot find out by itself."""
-        codec = self.codec
-        if (
-            element == "bits"
-            or isinstance(codec, str)
-            or array.shape[1] != self.dim
-            or not self._core.untrained(version)
-        ):
+        if element == "bits" or array.shape[1] != self.dim or not self._core.untrained(version):
             return {}
-        return codec._given(array, element, self.metric)
+        # The objects that the index was made with hold arrays, which one that was loaded has learned from already.
+        codec, finer = (given or known for given, known in zip(self._objects, (self.codec, self.rerank), strict=True))
+        given = codecs.given(codec, array, element, self.metric)
+        return given | {
+            f"rerank.{name}": value for name, value in codecs.given(finer, array, element, self.metric).items()
+        }
 
     def _vectors(self, value: Any, name: str) -> tuple[_inputs.Array, str]:
         if self._core.codec == "bits":
@@ -423,6 +430,83 @@ class Flat:
             array = array.reshape(0, 0)
             return np.zeros((0, self.dim), np.float32), "f32"
         return array, element
+
+    # -- declared recall -------------------------------------------------------------------------------------------
+
+    def tune(
+        self,
+        queries: npt.ArrayLike | None = None,
+        k: int = 10,
+        recall: Sequence[float] = (0.9, 0.95, 0.99),
+        *,
+        threads: int | None = None,
+        progress: _inputs.Progress | None = None,
+    ) -> Tuning:
+        """
+        Measure which ``oversample`` reaches which recall, for ``search(recall=...)``.
+
+        Parameters
+        ----------
+        queries : array_like, shape (queries, dim), optional
+            Some hundred queries like those to come. By default up to 1,000 vectors of the index, each of which is left
+            out of its own results; real queries are often harder than these.
+        k : int
+            Results per query for which recall is measured.
+        recall : sequence of float
+            The recalls to find settings for, above 0 and at most 1.
+        threads, progress
+            As for `add`.
+
+        Returns
+        -------
+        Tuning
+            What was found; it is kept in the index and its file, until the next call.
+
+        Raises
+        ------
+        ValueError
+            For an empty index, no queries, k below 1, and recalls out of range; otherwise as for `search`.
+        TypeError
+            As for `search`.
+        """
+        return tuning.tune(self, queries, k, recall, threads, progress)
+
+    def measure_recall(
+        self,
+        queries: npt.ArrayLike,
+        k: int = 10,
+        *,
+        oversample: float | None = None,
+        recall: float | None = None,
+        threads: int | None = None,
+    ) -> float:
+        """
+        Measure the share of the true k best vectors that a search finds.
+
+        Parameters
+        ----------
+        queries : array_like, shape (queries, dim)
+        k : int
+            Results per query.
+        oversample, recall, threads
+            As for `search`.
+
+        Returns
+        -------
+        float
+            The mean over the queries; the truth is a search with ``exact=True``, by the finest codec.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `search`, and for an empty index or no queries.
+        """
+        return tuning.measure_recall(self, queries, k, {"oversample": oversample, "recall": recall}, threads)
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """What `tune` has measured, if it was called."""
+        return Tuning._of("oversample", *self._core.tuning)
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -493,14 +577,14 @@ class Flat:
         return self._core.metric
 
     @property
-    def codec(self) -> str | codecs.Sign:
+    def codec(self) -> codecs.Codec:
         """The codec that is scanned: its short name, or its parameter object where that does not say it all."""
         return codecs.of_spec(self._core.codec, self._core.parameters)
 
     @property
-    def rerank(self) -> str | None:
+    def rerank(self) -> codecs.Codec | None:
         """The finer codec, if there is one."""
-        return self._core.rerank or None
+        return codecs.of_spec(self._core.rerank, self._core.rerank_parameters) if self._core.rerank else None
 
     @property
     def oversample(self) -> float:
@@ -555,6 +639,7 @@ class Flat:
 
     def __setstate__(self, state: bytes) -> None:
         self._core = _core.Flat.load_bytes(state)
+        self._objects = (None, None)
 
     def __copy__(self) -> Flat:
         return Flat._of(_core.Flat.load_bytes(self.__getstate__()))

@@ -1,0 +1,191 @@
+#include "codecs/groups.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "codecs/tiles.hpp"
+#include "kernels/dispatch.hpp"
+
+namespace nearfield {
+
+using kernels::kGroup;
+
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+alignas(64) constexpr float kZeros[kGroup] = {};
+alignas(64) constexpr auto kOnes = [] {
+    std::array<float, kGroup> out{};
+    out.fill(1.0f);
+    return out;
+}();
+
+}  // namespace
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Layout
+// ---------------------------------------------------------------------------------------------------------------------
+
+void GroupLayout::pack(Rows rows, size_t n, std::byte* block) const {
+    for (size_t first = 0; first < n; first += kGroup) {
+        std::byte* group = block + first / kGroup * group_bytes();
+        const size_t count = std::min(kGroup, n - first);
+        if (count < kGroup) std::memset(group, 0, group_bytes());
+        float farthest = 0;
+        for (size_t i = 0; i < count; ++i) {
+            const std::byte* row = rows.data + (first + i) * rows.stride;
+            for (size_t u = 0; u < units; ++u) std::memcpy(group + (u * kGroup + i) * 4, row + u * 4, 4);
+            for (size_t f = 0; f < factors; ++f) {
+                std::memcpy(group + factors_at() + (f * kGroup + i) * sizeof(float),
+                            row + code_bytes() + f * sizeof(float), sizeof(float));
+            }
+            if (reach) farthest = std::max(farthest, factor(row, factors));
+        }
+        if (!reach) continue;
+        std::memset(group + reach_at(), 0, 64);
+        std::memcpy(group + reach_at(), &farthest, sizeof(farthest));
+    }
+}
+
+void GroupLayout::unpack(Block block, const uint32_t* list, size_t n, std::byte* rows, size_t stride) const {
+    for (size_t at = 0; at < n; ++at) {
+        const size_t index = list ? list[at] : at, i = index % kGroup;
+        const std::byte* group = block.data + index / kGroup * group_bytes();
+        std::byte* row = rows + at * stride;
+        for (size_t u = 0; u < units; ++u) std::memcpy(row + u * 4, group + (u * kGroup + i) * 4, 4);
+        for (size_t f = 0; f < factors; ++f) {
+            std::memcpy(row + code_bytes() + f * sizeof(float), group + factors_at() + (f * kGroup + i) * sizeof(float),
+                        sizeof(float));
+        }
+        if (reach) std::memcpy(row + code_bytes() + factors * sizeof(float), group + reach_at(), sizeof(float));
+    }
+}
+
+float GroupLayout::factor(const std::byte* row, size_t which) const {
+    float value;
+    std::memcpy(&value, row + code_bytes() + which * sizeof(float), sizeof(value));
+    return value;
+}
+
+void GroupLayout::set_factor(std::byte* row, size_t which, float value) const {
+    std::memcpy(row + code_bytes() + which * sizeof(float), &value, sizeof(value));
+}
+
+// Code i of b bits stands in byte j of unit u at place p, with i = (32 / b) * u + 4 * p + j.
+void put_code(std::byte* units, size_t bits, size_t i, unsigned code) {
+    const size_t per_unit = 32 / bits, in_unit = i % per_unit;
+    units[i / per_unit * 4 + in_unit % 4] |= static_cast<std::byte>(code << in_unit / 4 * bits);
+}
+
+unsigned get_code(const std::byte* units, size_t bits, size_t i) {
+    const size_t per_unit = 32 / bits, in_unit = i % per_unit;
+    const auto byte = static_cast<unsigned>(units[i / per_unit * 4 + in_unit % 4]);
+    return byte >> in_unit / 4 * bits & ((1u << bits) - 1);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Queries
+// ---------------------------------------------------------------------------------------------------------------------
+
+GroupQuery::GroupQuery(GroupLayout layout, Roles roles, size_t width, size_t tile, float reach)
+    : terms_(width), layout_(layout), roles_(roles), tile_(tile), reach_(reach) {}
+
+const float* GroupQuery::factor(const std::byte* group, int which, const float* otherwise) const {
+    if (which < 0) return otherwise;
+    return reinterpret_cast<const float*>(group + layout_.factors_at()) + static_cast<size_t>(which) * kGroup;
+}
+
+void GroupQuery::score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept {
+    constexpr size_t kPiece = 256;
+    double exact[kPiece];
+    for (size_t start = 0; start < n; start += kPiece) {
+        const size_t count = std::min(kPiece, n - start);
+        const Rows piece{list ? rows.data : rows.data + start * rows.stride, rows.stride};
+        settle(0, piece, list ? list + start : nullptr, count, exact);
+        for (size_t i = 0; i < count; ++i) out[start + i] = static_cast<float>(exact[i]);
+    }
+}
+
+void GroupQuery::score_block(Block block, float* out) const noexcept {
+    alignas(64) int32_t sums[kernels::kTile * kGroup];
+    alignas(64) float distance[kGroup];
+    for (size_t first = 0; first < width(); first += tile_) {
+        const size_t count = std::min(tile_, width() - first);
+        for (size_t start = 0; start < block.n; start += kGroup) {
+            const std::byte* group = block.data + start / kGroup * layout_.group_bytes();
+            sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
+            for (size_t q = 0; q < count; ++q) {
+                const Terms& t = terms_[first + q];
+                const kernels::Estimate terms{t.base,
+                                              t.scale,
+                                              t.shift,
+                                              t.tilt,
+                                              0,
+                                              0,
+                                              factor(group, roles_.add, kZeros),
+                                              factor(group, roles_.mul, kOnes.data()),
+                                              factor(group, roles_.off, kZeros),
+                                              kZeros};
+                kernels::active().codes.estimate(sums + q * kGroup, &terms, distance);
+                std::copy_n(distance, std::min(kGroup, block.n - start), out + (first + q) * block.n + start);
+            }
+        }
+    }
+}
+
+void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
+    const auto estimate = kernels::active().codes.estimate;
+    alignas(64) int32_t sums[kernels::kTile * kGroup];
+    alignas(64) float distance[kGroup];
+    Survivor survivors[kGroup];
+    for (size_t first = 0; first < width(); first += tile_) {
+        const size_t count = std::min(tile_, width() - first);
+        for (size_t start = 0; start < block.n; start += kGroup) {
+            const std::byte* group = block.data + start / kGroup * layout_.group_bytes();
+            const uint32_t present = block.n - start >= kGroup ? ~0u : (1u << (block.n - start)) - 1;
+            sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
+            float reach = reach_;
+            if (layout_.reach) std::memcpy(&reach, group + layout_.reach_at(), sizeof(reach));
+            const float* err = factor(group, roles_.err, kZeros);
+            kernels::Estimate terms{0,
+                                    0,
+                                    0,
+                                    0,
+                                    0,
+                                    0,
+                                    factor(group, roles_.add, kZeros),
+                                    factor(group, roles_.mul, kOnes.data()),
+                                    factor(group, roles_.off, kZeros),
+                                    err};
+            for (size_t q = 0; q < count; ++q) {
+                const Terms& t = terms_[first + q];
+                const float spread =
+                    t.error * reach +
+                    4 * TiledQueries::kRelative * (std::abs(t.base) + 2 * t.norm * reach + t.square * reach * reach);
+                terms.base = t.base;
+                terms.scale = t.scale;
+                terms.shift = t.shift;
+                terms.tilt = t.tilt;
+                terms.slack = t.slack;
+                terms.bound = sink.bounds[first + q] + spread;
+                size_t kept = 0;
+                for (uint32_t left = estimate(sums + q * kGroup, &terms, distance) & present; left != 0;
+                     left &= left - 1) {
+                    const auto i = static_cast<size_t>(std::countr_zero(left));
+                    const float off = spread + t.slack * err[i];
+                    const bool known = std::isfinite(distance[i]) && std::isfinite(off);
+                    survivors[kept++] = {static_cast<uint32_t>(first + q), static_cast<uint32_t>(start + i),
+                                         known ? distance[i] - off : -kInfinity, known ? distance[i] + off : kInfinity};
+                }
+                if (kept > 0) sink.take({survivors, kept});
+            }
+        }
+    }
+}
+
+}  // namespace nearfield

@@ -1,0 +1,326 @@
+// Product quantization (Jegou, Douze, Schmid 2011), scanned by tables of bytes in registers (Andre, Kermarrec, Le
+// Scouarnec 2015); the anisotropic loss is that of ScaNN (Guo et al. 2020, arXiv 1908.10396).
+#include "codecs/pq.hpp"
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <optional>
+
+#include "codecs/groups.hpp"
+#include "codecs/kmeans.hpp"
+#include "codecs/parameters.hpp"
+#include "kernels/dispatch.hpp"
+
+namespace nearfield {
+
+using kernels::kGroup;
+
+namespace {
+
+// Where the dimensions of a vector lie: `subspaces` of `subdim` dimensions each. Dimensions beyond `dim` are zeros.
+struct Split {
+    size_t dim, bits, subspaces;
+
+    size_t subdim() const { return (dim + subspaces - 1) / subspaces; }
+    size_t padded() const { return subspaces * subdim(); }
+    size_t centroids() const { return size_t{1} << bits; }
+    // Dimensions of subspace m that are not padding.
+    size_t used(size_t m) const { return std::min(dim, (m + 1) * subdim()) - std::min(dim, m * subdim()); }
+    // A row has no factors: its distance is a sum of table entries.
+    GroupLayout layout() const { return {(subspaces * bits + 31) / 32, 0, false}; }
+};
+
+// The centroids of all subspaces (subspaces, centroids, subdim).
+class Codebook {
+  public:
+    Codebook(const Split& split, std::vector<float> values) : split_(split), values_(std::move(values)) {
+        const size_t subdim = split.subdim(), count = split.centroids();
+        for (size_t i = 0; i < values_.size(); ++i) {  // padding is not compared
+            if (i / (count * subdim) * subdim + i % subdim >= split.dim) values_[i] = 0;
+        }
+        for (size_t m = 0; m < split.subspaces; ++m) {
+            for (size_t c = 0; c < count; c += kLanes) {
+                for (size_t d = 0; d < subdim; ++d) {
+                    for (size_t j = 0; j < kLanes; ++j) lanes_.push_back(centroid(m, c + j)[d]);
+                }
+            }
+        }
+    }
+
+    const std::vector<float>& values() const { return values_; }
+    const float* subspace(size_t m) const { return values_.data() + m * split_.centroids() * split_.subdim(); }
+    const float* centroid(size_t m, size_t c) const { return subspace(m) + c * split_.subdim(); }
+
+    // Inner products of a padded vector with all centroids, or squared distances to them: out (subspaces, centroids).
+    void dots(const double* vector, double* out) const {
+        fill(vector, out, [](double x, double c) { return x * c; });
+    }
+    void distances(const double* vector, double* out) const {
+        fill(vector, out, [](double x, double c) { return (x - c) * (x - c); });
+    }
+
+  private:
+    static constexpr size_t kLanes = 16;
+
+    template <class Term>
+    void fill(const double* vector, double* out, const Term& term) const {
+        const size_t subdim = split_.subdim(), blocks = split_.centroids() / kLanes;
+        const float* lanes = lanes_.data();
+        for (size_t m = 0; m < split_.subspaces; ++m) {
+            for (size_t block = 0; block < blocks; ++block) {
+                double sums[kLanes] = {};
+                for (size_t d = 0; d < subdim; ++d, lanes += kLanes) {
+                    const double x = vector[m * subdim + d];
+                    for (size_t j = 0; j < kLanes; ++j) sums[j] += term(x, static_cast<double>(lanes[j]));
+                }
+                out = std::copy_n(sums, kLanes, out);
+            }
+        }
+    }
+
+    Split split_;
+    std::vector<float> values_;
+    std::vector<float> lanes_;  // the same, as blocks of kLanes centroids: (subspaces, blocks, subdim, kLanes)
+};
+
+double length_of(const float* vector, size_t dim) {
+    double squared = 0;
+    for (size_t d = 0; d < dim; ++d) squared += static_cast<double>(vector[d]) * static_cast<double>(vector[d]);
+    return std::sqrt(squared);
+}
+
+class PqQuery final : public GroupQuery {
+  public:
+    PqQuery(const Split& split, const Codebook& codebook, Metric metric, const Vectors& queries)
+        : GroupQuery(split.layout(), {}, queries.n, tile_of(split), 1),
+          split_(split),
+          codebook_(codebook),
+          metric_(metric),
+          queries_(queries.n * split.padded()),
+          tables_(queries.n * table_bytes(split)) {
+        std::vector<double> exact(split.subspaces * split.centroids());
+        for (size_t q = 0; q < queries.n; ++q) {
+            const float* query = queries.floats() + q * split.dim;
+            const double length = metric == Metric::cosine ? length_of(query, split.dim) : 1;
+            double* vector = queries_.data() + q * split.padded();
+            for (size_t d = 0; d < split.dim && length > 0; ++d) vector[d] = static_cast<double>(query[d]) / length;
+            if (metric == Metric::l2) {
+                codebook.distances(vector, exact.data());
+            } else {
+                codebook.dots(vector, exact.data());
+                for (double& value : exact) value = -value;
+            }
+            round_tables(q, exact.data());
+        }
+    }
+
+    void settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept override {
+        const double* vector = queries_.data() + query * split_.padded();
+        const size_t subdim = split_.subdim();
+        for (size_t i = 0; i < n; ++i) {
+            const std::byte* row = rows.data + (list ? list[i] : i) * rows.stride;
+            double total = 0;
+            for (size_t m = 0; m < split_.subspaces; ++m) {
+                const float* centroid = codebook_.centroid(m, get_code(row, split_.bits, m));
+                double sum = 0;
+                for (size_t d = 0; d < subdim; ++d) {
+                    const double x = vector[m * subdim + d], c = static_cast<double>(centroid[d]);
+                    sum += metric_ == Metric::l2 ? (x - c) * (x - c) : x * c;
+                }
+                total += sum;
+            }
+            out[i] = metric_ == Metric::l2 ? total : 0.0 - total;
+        }
+    }
+
+  protected:
+    void sum(const uint8_t* codes, size_t first, size_t width, int32_t* sums) const noexcept override {
+        const auto& kernels = kernels::active().codes;
+        const uint8_t* tables = tables_.data() + first * table_bytes(split_);
+        (split_.bits == 4 ? kernels.sum4 : kernels.sum8)(codes, split_.layout().units, tables, width, sums);
+    }
+
+  private:
+    static size_t table_bytes(const Split& split) { return split.layout().units * 32 / split.bits * split.centroids(); }
+    // The tables of a tile stay in the first-level cache.
+    static size_t tile_of(const Split& split) {
+        return std::clamp<size_t>((size_t{24} << 10) / table_bytes(split), 1, kernels::kTile);
+    }
+
+    // Sets the tables and terms of query q: an entry is least + step * byte, off by at most step / 2, where `least` is
+    // the smallest of its table and the step is common to all tables, so that sums of bytes stand for distances.
+    void round_tables(size_t q, const double* exact) {
+        const size_t count = split_.centroids(), units = split_.layout().units, places = 32 / split_.bits;
+        std::vector<double> least(split_.subspaces);
+        double base = 0, widest = 0, total = 0;
+        size_t varied = 0;  // tables whose entries are not all the same
+        for (size_t m = 0; m < split_.subspaces; ++m) {
+            const auto [low, high] = std::minmax_element(exact + m * count, exact + (m + 1) * count);
+            least[m] = *low;
+            base += *low;
+            total += *high - *low;
+            widest = std::max(widest, *high - *low);
+            varied += *high > *low ? 1 : 0;
+        }
+        Terms& terms = terms_[q];
+        terms.base = static_cast<float>(base);
+        const auto step = static_cast<float>(widest / 255);
+        if (!(step >= FLT_MIN && step <= FLT_MAX)) {  // nothing to tell apart, or more than float32 can hold
+            terms.error = static_cast<float>(total) + FLT_MIN;
+            return;
+        }
+        terms.scale = step;
+        terms.error = step * 0.5001f * static_cast<float>(varied);
+        terms.norm = step * 128 * static_cast<float>(varied);
+        const size_t first = q / tile() * tile(), in_tile = std::min(tile(), width() - first);
+        uint8_t* tables = tables_.data() + first * table_bytes(split_) + (q - first) * places * count;
+        const double inverse = 1 / static_cast<double>(step);
+        for (size_t u = 0; u < units; ++u, tables += in_tile * places * count) {
+            for (size_t m = u * places; m < std::min(split_.subspaces, (u + 1) * places); ++m) {
+                const double* from = exact + m * count;
+                uint8_t* to = tables + m % places * count;
+                for (size_t c = 0; c < count; ++c) {
+                    to[c] = static_cast<uint8_t>(static_cast<int32_t>((from[c] - least[m]) * inverse + 0.5));
+                }
+            }
+        }
+    }
+
+    const Split& split_;
+    const Codebook& codebook_;
+    Metric metric_;
+    std::vector<double> queries_;  // as they are compared, padded
+    std::vector<uint8_t> tables_;  // of tile after tile, as the kernels take them
+};
+
+class PqCodec final : public GroupCodec {
+  public:
+    PqCodec(const Split& split, Metric metric, double anisotropic, uint64_t seed, Parameters parameters)
+        : split_(split), metric_(metric), anisotropic_(anisotropic), seed_(seed), parameters_(std::move(parameters)) {}
+
+    std::string_view name() const override { return "pq"; }
+    Parameters parameters() const override { return parameters_; }
+    GroupLayout layout() const override { return split_.layout(); }
+    CheckedVectors check(const Vectors& vectors, std::string_view name, size_t first) const override {
+        return CheckedVectors::floats(vectors, split_.dim, name, first);
+    }
+
+    bool untrained() const override { return !codebook_; }
+
+    std::unique_ptr<Codec> trained(const Vectors& sample, Learned given) const override {
+        if (given.contains("codebook")) return with(std::move(given));
+        const size_t n = sample.n, count = split_.centroids(), subdim = split_.subdim();
+        if (n < count) {
+            throw InvalidInput("vectors: " + std::to_string(n) + " given to learn " + std::to_string(count) +
+                               " centroids from, expected at least " + std::to_string(count));
+        }
+        std::vector<float> values, part;
+        const std::vector<double> lengths = lengths_of(sample);
+        for (size_t m = 0; m < split_.subspaces; ++m) {
+            subspace_of(sample, lengths, m, part);
+            const std::vector<float> centroids = kmeans(part.data(), subdim, n, subdim, count, seed_ + m);
+            values.insert(values.end(), centroids.begin(), centroids.end());
+        }
+        auto out = std::make_unique<PqCodec>(*this);
+        out->codebook_.emplace(split_, std::move(values));
+        return out;
+    }
+
+    Learned learned() const override { return codebook_ ? Learned{{"codebook", codebook_->values()}} : Learned{}; }
+
+    std::unique_ptr<Codec> with(Learned learned) const override {
+        auto out = std::make_unique<PqCodec>(*this);
+        out->codebook_.emplace(split_, take_learned(learned, "codebook", split_.padded() * split_.centroids()));
+        return out;
+    }
+
+    void encode(const Vectors& vectors, std::byte* rows) const override {
+        const size_t padded = split_.padded(), subdim = split_.subdim();
+        const auto nearest = kernels::active().codes.nearest;
+        std::vector<float> coded(kGroup * padded), points(kGroup * padded);
+        std::memset(rows, 0, vectors.n * row_bytes());
+        for (size_t first = 0; first < vectors.n; first += kGroup, rows += kGroup * row_bytes()) {
+            const size_t count = std::min(kGroup, vectors.n - first);
+            for (size_t i = 0; i < count; ++i)
+                load(vectors.floats() + (first + i) * split_.dim, coded.data() + i * padded);
+            interleave_points(coded.data(), padded, count, padded, points.data());
+            for (size_t m = 0; m < split_.subspaces; ++m) {
+                uint32_t index[kGroup];
+                float squared[kGroup];
+                nearest(points.data() + m * subdim * kGroup, codebook_->subspace(m), split_.centroids(), subdim, index,
+                        squared);
+                for (size_t i = 0; i < count; ++i) put_code(rows + i * row_bytes(), split_.bits, m, index[i]);
+            }
+        }
+    }
+
+    void decode(Rows rows, const uint32_t* list, size_t n, float* out) const override {
+        for (size_t i = 0; i < n; ++i) {
+            const std::byte* row = rows.data + (list ? list[i] : i) * rows.stride;
+            for (size_t m = 0; m < split_.subspaces; ++m) {
+                out = std::copy_n(codebook_->centroid(m, get_code(row, split_.bits, m)), split_.used(m), out);
+            }
+        }
+    }
+
+    std::unique_ptr<Query> prepare(const Vectors& queries) const override {
+        return std::make_unique<PqQuery>(split_, *codebook_, metric_, queries);
+    }
+
+  private:
+    // A vector as it is coded: under cosine of unit length (zeros stay zeros); the padding of `out` is left alone.
+    void load(const float* vector, float* out) const {
+        const double length = metric_ == Metric::cosine ? length_of(vector, split_.dim) : 1;
+        for (size_t d = 0; d < split_.dim; ++d) out[d] = scaled(vector[d], length);
+    }
+    static float scaled(float value, double length) {
+        return length > 0 ? static_cast<float>(static_cast<double>(value) / length) : 0.0f;
+    }
+    std::vector<double> lengths_of(const Vectors& vectors) const {
+        std::vector<double> out(vectors.n, 1.0);
+        for (size_t i = 0; i < vectors.n && metric_ == Metric::cosine; ++i) {
+            out[i] = length_of(vectors.floats() + i * split_.dim, split_.dim);
+        }
+        return out;
+    }
+    // Subspace m of all vectors as they are coded.
+    void subspace_of(const Vectors& vectors, const std::vector<double>& lengths, size_t m,
+                     std::vector<float>& out) const {
+        const size_t subdim = split_.subdim();
+        out.assign(vectors.n * subdim, 0.0f);
+        for (size_t i = 0; i < vectors.n; ++i) {
+            const float* from = vectors.floats() + i * split_.dim + m * subdim;
+            for (size_t d = 0; d < split_.used(m); ++d) out[i * subdim + d] = scaled(from[d], lengths[i]);
+        }
+    }
+
+    Split split_;
+    Metric metric_;
+    double anisotropic_;
+    uint64_t seed_;
+    Parameters parameters_;
+    std::optional<Codebook> codebook_;
+};
+
+}  // namespace
+
+std::unique_ptr<Codec> make_pq(const CodecSpec& spec, size_t dim, Metric metric) {
+    ParameterReader parameters(spec);
+    const size_t bits = parameters.choice("bits", {"4", "8"}) == 0 ? 4 : 8;
+    const size_t subspaces = parameters.number("subspaces", 0, 0, dim);
+    const double anisotropic = parameters.real("anisotropic", 0, 0, 1);
+    if (anisotropic > 0 && metric == Metric::l2) {
+        throw InvalidInput("anisotropic: given with metric \"l2\", expected \"ip\" or \"cosine\"");
+    }
+    // How a rotation or a codebook came about means nothing here: it is learned and applied elsewhere.
+    parameters.choice("rotation", {"none", "opq", "random", "given"});
+    parameters.choice("assignment", {"nearest", "balanced"});
+    const uint64_t seed = parameters.number("seed", 0, 0, std::numeric_limits<uint32_t>::max());
+    const Split split{dim, bits, subspaces > 0 ? subspaces : (dim + bits - 1) / bits};
+    return std::make_unique<PqCodec>(split, metric, anisotropic, seed, parameters.done());
+}
+
+}  // namespace nearfield
