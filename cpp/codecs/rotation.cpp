@@ -29,17 +29,18 @@ class Random {
 
 }  // namespace
 
-HadamardRotation::HadamardRotation(size_t dim, uint32_t seed)
-    : dim_(dim), padded_((dim + 63) / 64 * 64), power_(std::bit_floor(padded_)), signs_((kRounds + 1) * padded_) {
+HadamardRotation::HadamardRotation(size_t dim, uint32_t seed, size_t multiple)
+    : dim_(dim),
+      padded_((dim + multiple - 1) / multiple * multiple),
+      power_(std::bit_floor(padded_)),
+      signs_((kRounds + 1) * padded_, 1.0f) {
     Random random(seed);
-    for (size_t round = 0; round <= kRounds; ++round) {
+    for (size_t round = 0; round < kRounds; ++round) {
         float* signs = signs_.data() + round * padded_;
-        std::fill_n(signs, padded_, 1.0f);
-        if (round < kRounds) {
-            for (size_t d = 0; d < padded_; d += 64) {
-                const uint64_t bits = random();
-                for (size_t j = 0; j < 64; ++j) signs[d + j] = bits >> j & 1 ? -1.0f : 1.0f;
-            }
+        uint64_t bits = 0;
+        for (size_t d = 0; d < padded_; ++d, bits >>= 1) {
+            if (d % 64 == 0) bits = random();
+            if (bits & 1) signs[d] = -1.0f;
         }
     }
     // Every step is linear, so the factor of a Hadamard transform can be applied to its input.
@@ -48,16 +49,19 @@ HadamardRotation::HadamardRotation(size_t dim, uint32_t seed)
         float* signs = signs_.data() + round * padded_;
         for (size_t d = 0; d < power_; ++d) signs[transformed_from(round) + d] *= hadamard;
         if (!mixed_after(round)) continue;
-        for (size_t d = 0; d < padded_; ++d) signs[padded_ + d] *= static_cast<float>(std::sqrt(0.5));
+        for (size_t d = 0; d < padded_; ++d) {
+            if (d < padded_ / 2 || d >= (padded_ + 1) / 2) signs[padded_ + d] *= static_cast<float>(std::sqrt(0.5));
+        }
     }
 }
 
 void HadamardRotation::mix(float* values) const {
     const size_t half = padded_ / 2;
+    float* others = values + padded_ - half;
     for (size_t d = 0; d < half; ++d) {
-        const float first = values[d], second = values[half + d];
+        const float first = values[d], second = others[d];
         values[d] = first + second;
-        values[half + d] = first - second;
+        others[d] = first - second;
     }
 }
 

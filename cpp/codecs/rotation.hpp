@@ -8,13 +8,14 @@
 namespace nearfield {
 
 // A random rotation in O(dim log dim): rounds of random sign flips and Walsh-Hadamard transforms. Vectors are filled up
-// with zeros to a multiple of 64 dimensions; where that is not a power of two, the first and the last 2^k coordinates
-// are transformed in turn, and rotations by 45 degrees between the two halves follow each such pair (RaBitQ-Library,
-// "FhtKacRotator", which mixes the halves after every transform: that leaves single coordinates with a sixteenth of a
-// sparse vector's energy). It depends on the dimension and the seed only.
+// with zeros to a multiple of some number of dimensions; where that is not a power of two, the first and the last 2^k
+// coordinates are transformed in turn, and rotations by 45 degrees between the two halves (of an odd number without the
+// one in the middle) follow each such pair (RaBitQ-Library, "FhtKacRotator", which mixes the halves after every
+// transform: that leaves single coordinates with a sixteenth of a sparse vector's energy). It depends on its arguments
+// only.
 class HadamardRotation {
   public:
-    HadamardRotation(size_t dim, uint32_t seed);
+    HadamardRotation(size_t dim, uint32_t seed, size_t multiple = 64);
 
     size_t dim() const { return dim_; }
     size_t padded() const { return padded_; }
