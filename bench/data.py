@@ -7,10 +7,12 @@ The environment variable NEARFIELD_DATA names a folder with one folder per datas
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +34,43 @@ def load(name: str) -> Dataset:
     """Open a dataset by name, mapped; generated ones are made anew, always the same."""
     if name in GENERATED:
         return Dataset(name, *GENERATED[name](np.random.default_rng(0)), "ip")
+    base, queries = (extra(name, file).astype(np.float32, copy=False) for file in ("base", "query"))
+    with _named(name):
+        metric = (_folder(name) / "metric.txt").read_text().strip()
+    return Dataset(name, base, queries, metric)
+
+
+def extra(name: str, array: str) -> npt.NDArray[Any]:
+    """An array that a dataset has, mapped."""
+    with _named(name):
+        return np.load(_folder(name) / f"{array}.npy", mmap_mode="r")
+
+
+def _folder(name: str) -> Path:
     root = os.environ.get("NEARFIELD_DATA")
     if root is None:
         raise BenchError("NEARFIELD_DATA is not set: it names the folder of the datasets")
-    folder = Path(root) / name
+    return Path(root) / name
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which dataset lacks a file."""
     try:
-        base, queries = (np.load(folder / file, mmap_mode="r") for file in ("base.npy", "query.npy"))
-        metric = (folder / "metric.txt").read_text().strip()
+        yield
     except FileNotFoundError as error:
         raise BenchError(f"dataset {name}: no file {error.filename}") from None
-    return Dataset(name, base.astype(np.float32, copy=False), queries.astype(np.float32, copy=False), metric)
+
+
+def unit(vectors: Floats) -> Floats:
+    """The vectors at length 1, but zeros as they are."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+
+def recall(found: npt.NDArray[np.int64], right: npt.NDArray[np.int64]) -> float:
+    """Share of the right ids that were found."""
+    return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, right, strict=True)])) / right.shape[1]
 
 
 N, DIM, QUERIES = 100_000, 384, 1000
@@ -85,8 +114,11 @@ def oracle(base: Floats, queries: Floats, metric: str, k: int) -> npt.NDArray[np
     Return the ids of the k best vectors by exact arithmetic, ties by lower id.
 
     A float64 matrix product finds all vectors that could be among the k best, with a margin far above its rounding;
-    these are compared in extended precision, where equal vectors get equal scores.
+    these are compared in extended precision, where equal vectors get equal scores. Under cosine the vectors are brought
+    to length 1 first, in float32.
     """
+    if metric == "cosine":
+        base = unit(base)
     wide = base.astype(np.float64)
     norms = np.einsum("ij,ij->i", wide, wide)
     out = np.empty((len(queries), k), np.int64)

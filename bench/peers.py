@@ -2,18 +2,20 @@
 Exact search as this library and others offer it, each behind the same three lines.
 
 An adapter takes the base vectors, the metric ("ip" or "l2") and a number of threads, and answers queries with ids. One
-for packed bits takes the base and the number of threads, and answers with Hamming distances and ids.
+for packed bits takes the base and the number of threads, and answers with Hamming distances and ids. One for quantized
+vectors learns from the base when it is made, is given the vectors in parts, and runs on one thread.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .data import Floats
+from .data import Floats, unit
 from .environment import require
 
 Ids = npt.NDArray[np.int64]
@@ -191,3 +193,155 @@ BIT_CONTENDERS: dict[str, type[BitAdapter]] = {
     "numkong": NumKongBits,
 }
 BIT_PACKAGES = [*PACKAGES, "numkong"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Quantized vectors
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class CodeAdapter(Protocol):
+    def __init__(self, base: Floats, metric: str, what: str) -> None: ...
+
+    def prepare(self, vectors: Floats) -> Floats:
+        """Vectors or queries as the library wants them: copied, so that reading them from a file is not timed."""
+
+    def add(self, prepared: Floats) -> None: ...
+
+    def search(self, prepared: Floats, k: int) -> Ids: ...
+
+    def nbytes(self) -> int: ...
+
+
+# Codecs of this library by the names that results have, made for a dimension.
+CODECS: dict[str, Callable[[Any, int], Any]] = {
+    "sq8": lambda nf, dim: nf.SQ(8),
+    "sq6": lambda nf, dim: nf.SQ(6),
+    "sq4": lambda nf, dim: nf.SQ(4),
+    "lvq8": lambda nf, dim: nf.LVQ(8),
+    "lvq4": lambda nf, dim: nf.LVQ(4),
+    "lvq4x8": lambda nf, dim: nf.LVQ(4, residual=8),
+    "pq8, dim/8": lambda nf, dim: nf.PQ(dim // 8, bits=8),
+    "pq4, dim/4": lambda nf, dim: nf.PQ(dim // 4, bits=4),
+    "pq4, dim/2": lambda nf, dim: nf.PQ(dim // 2, bits=4),
+    "opq4, dim/4": lambda nf, dim: nf.PQ(dim // 4, bits=4, rotation="opq"),
+    "rabitq1": lambda nf, dim: nf.RaBitQ(1),
+    "rabitq2": lambda nf, dim: nf.RaBitQ(2),
+    "rabitq4": lambda nf, dim: nf.RaBitQ(4),
+    "rabitq8": lambda nf, dim: nf.RaBitQ(8),
+    "lloyd4": lambda nf, dim: nf.Lloyd(4),
+    "lloyd2": lambda nf, dim: nf.Lloyd(2),
+    "sign": lambda nf, dim: nf.Sign(),
+    "pca, sq8": lambda nf, dim: (nf.PCA(dim // 2), nf.SQ(8)),
+    "pca, lloyd4": lambda nf, dim: (nf.PCA(dim // 2), nf.Lloyd(4)),
+}
+
+
+class NearfieldCodes:
+    def __init__(self, base: Floats, metric: str, what: str) -> None:
+        nearfield = require("nearfield", "bench")
+        self._index = nearfield.Flat(base.shape[1], metric, CODECS[what](nearfield, base.shape[1]))
+        self._index.train(base)
+
+    def prepare(self, vectors: Floats) -> Floats:
+        return np.array(vectors)
+
+    def add(self, prepared: Floats) -> None:
+        self._index.add(prepared, threads=1)
+
+    def search(self, prepared: Floats, k: int) -> Ids:
+        return self._index.search(prepared, k, threads=1).ids
+
+    def nbytes(self) -> int:
+        return self._index.nbytes
+
+
+class FaissCodes:
+    """Vectors at length 1 under cosine, which faiss does not know."""
+
+    # Its scalar quantizer has SIMD loops for multiples of 16 dimensions only, so zeros are put behind the others.
+    MULTIPLE = 16
+
+    def __init__(self, base: Floats, metric: str, what: str) -> None:
+        faiss = require("faiss", "peers")
+        faiss.omp_set_num_threads(1)
+        self._faiss, self._unit = faiss, metric == "cosine"
+        self._pad = -base.shape[1] % self.MULTIPLE if what.startswith("SQ") else 0
+        dim, measure = base.shape[1] + self._pad, faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        makers = {
+            "SQ8": lambda: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit, measure),
+            "SQ6": lambda: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_6bit, measure),
+            "SQ4": lambda: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_4bit, measure),
+            "PQ, dim/8": lambda: faiss.IndexPQ(dim, dim // 8, 8, measure),
+            "PQ fast-scan, dim/4": lambda: faiss.IndexPQFastScan(dim, dim // 4, 4, measure),
+            "PQ fast-scan, dim/2": lambda: faiss.IndexPQFastScan(dim, dim // 2, 4, measure),
+            "RaBitQ fast-scan": lambda: faiss.IndexRaBitQFastScan(dim, measure),
+        }
+        self._index = makers[what.removesuffix(", rotated")]()
+        if what.endswith(", rotated"):
+            self._index = faiss.IndexPreTransform(faiss.RandomRotationMatrix(dim, dim), self._index)
+        self._index.train(self.prepare(base))
+
+    def prepare(self, vectors: Floats) -> Floats:
+        wide = np.zeros((len(vectors), vectors.shape[1] + self._pad), np.float32)
+        wide[:, : vectors.shape[1]] = unit(vectors) if self._unit else vectors
+        return wide
+
+    def add(self, prepared: Floats) -> None:
+        self._index.add(prepared)
+
+    def search(self, prepared: Floats, k: int) -> Ids:
+        return self._index.search(prepared, k)[1]
+
+    def nbytes(self) -> int:
+        return self._faiss.serialize_index(self._index).nbytes
+
+
+class TurboVec:
+    """
+    Calibrated on a sample, as its documentation recommends; for inner products only, and multiples of 8 dimensions.
+
+    One thread by RAYON_NUM_THREADS, which the parent sets.
+    """
+
+    SAMPLE = 2048
+
+    def __init__(self, base: Floats, metric: str, what: str) -> None:
+        turbovec = require("turbovec", "peers")
+        self._unit, self._pad = metric == "cosine", -base.shape[1] % 8
+        self._index = turbovec.TurboQuantIndex(base.shape[1] + self._pad, int(what))
+        rows = np.random.default_rng(0).choice(len(base), min(self.SAMPLE, len(base)), replace=False)
+        self._index.calibrate(self.prepare(base[rows]))
+
+    def prepare(self, vectors: Floats) -> Floats:
+        wide = np.zeros((len(vectors), vectors.shape[1] + self._pad), np.float32)
+        wide[:, : vectors.shape[1]] = unit(vectors) if self._unit else vectors
+        return wide
+
+    def add(self, prepared: Floats) -> None:
+        self._index.add(prepared)
+
+    def search(self, prepared: Floats, k: int) -> Ids:
+        return self._index.search(prepared, k)[1]
+
+    def nbytes(self) -> int:
+        return len(self._index.to_bytes())
+
+
+@dataclass(frozen=True)
+class CodeContender:
+    """An adapter, what it is to make, and the metrics that it knows."""
+
+    adapter: type[CodeAdapter]
+    what: str
+    metrics: tuple[str, ...] = ("ip", "cosine", "l2")
+
+
+FAISS_CODES = ["SQ8", "SQ6", "SQ4", "PQ, dim/8", "PQ fast-scan, dim/4", "PQ fast-scan, dim/2"]
+FAISS_CODES += ["RaBitQ fast-scan", "RaBitQ fast-scan, rotated"]
+CODE_CONTENDERS = {
+    **{name: CodeContender(NearfieldCodes, name) for name in CODECS},
+    **{f"faiss {what}": CodeContender(FaissCodes, what) for what in FAISS_CODES},
+    **{f"turbovec {bits} bit": CodeContender(TurboVec, str(bits), ("ip", "cosine")) for bits in (4, 2)},
+}
+CODE_PACKAGES = ["nearfield", "numpy", "faiss", "turbovec"]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import binary, capacity
+from . import binary, capacity, codecs
 from .environment import ROOT, BenchError
 
 Line = dict[str, Any]
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     lines: list[Line] = []
-    for name in ("kernels", "flat", "binary", "capacity"):
+    for name in ("kernels", "flat", "binary", "codecs", "capacity"):
         path = options.results / f"{name}.jsonl"
         if not path.exists():
             raise BenchError(f"{path} is missing: run python -m bench {name}")
@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
     figures = options.page.parent / "figures"
     capacity.draw(of(lines, "capacity"), figures / "capacity.svg")
     binary.draw(of(lines, "recall"), figures / "binary_recall.svg")
+    codecs.draw(of(lines, "codec scan"), figures / "codecs.svg")
 
 
 def table(header: list[str], rows: list[list[str]], text_columns: int) -> str:
@@ -256,6 +257,108 @@ def asymmetric(lines: list[Line]) -> str:
     return table(["dimension", "at a time", "bit planes, queries/s", "byte tables, queries/s", "ratio"], rows, 0)
 
 
+def data_of(line: Line) -> str:
+    return f"{line['dataset']} {line['n']:,} x {line['dim']}, {line['metric']}"
+
+
+def codec_scans(lines: list[Line]) -> str:
+    """One row for each codec and library that it is set beside."""
+    rows = []
+    for line in of(lines, "codec scan"):
+        contenders = line["contenders"]
+        for name in line["ours"]:
+            one = contenders[name]
+            cells = [data_of(line), name + mark(line), f"{one['bytes']:,.0f}", f"{one['recall']:.3f}"]
+            cells += [f"{one[f'{mode}_queries_per_s']:,.0f}" for mode in codecs.MODES]
+            cells += [f"{one['train_s']:.1f}", f"{one['encode_us']:.2f}"]
+            for peer, ratios in line["ratios"][name].items() or [("", {})]:
+                against = [""] * 6
+                if peer:
+                    other = contenders[peer]
+                    against = [peer, f"{other['bytes']:,.0f}", f"{other['recall']:.3f}"]
+                    against += [f"{ratios[what]:.2f}" for what in (*codecs.MODES, "encode")]
+                rows.append([*cells, *against])
+    columns = ["data", "codec", "bytes", "recall@10", "queries/s", "64 at a time", "training s", "encoding us"]
+    return table([*columns, "beside", "bytes", "recall@10", "x", "x, 64 at a time", "x encoding"], rows, 2)
+
+
+def codec_searches(lines: list[Line]) -> str:
+    rows = []
+    for line in of(lines, "codec search"):
+        exact = "exact" in line
+        what = f"exact, {line['exact']}" if exact else f"{line['codec']}"
+        cells = [data_of(line), what + mark(line), "" if exact else line["rerank"] or "none"]
+        cells += [f"{line['candidates'] or ''}", f"{line['bytes']:,.0f}", f"{line['recall']:.3f}"]
+        for mode in codecs.MODES:
+            cells.append(f"{line[f'{mode}_queries_per_s']:,.0f}")
+            cells += ["" if exact else f"{line[f'{mode}_x_{scan}']:.2f}" for scan in codecs.EXACT]
+        rows.append(cells)
+    columns = ["data", "codec", "rerank", "candidates", "bytes", "recall@10"]
+    return table([*columns, *["queries/s", "x plain", "x screened"], "64 at a time", "x plain", "x screened"], rows, 3)
+
+
+def compressions(lines: list[Line]) -> str:
+    rows = [
+        [
+            f"`{line['codec']}`" if line["codec"] else "none",
+            "with queries" if line["queries"] else "",
+            f"{line['bytes']:,}",
+            f"{line['ndcg']:.4f}",
+            f"{line['share']:.3f}",
+        ]
+        for line in of(lines, "compression")
+    ]
+    return table(["codec", "learned", "bytes", "nDCG@10", "of the uncompressed"], rows, 2)
+
+
+def projections(lines: list[Line]) -> str:
+    rows = [
+        [
+            data_of(line),
+            {None: "none", "pca": "`PCA`", "leanvec": "`LeanVec`"}[line["transform"]],
+            str(line["dims"]),
+            *(f"{recall:.3f}" for recall in line["recalls"].values()),
+        ]
+        for line in of(lines, "projection")
+    ]
+    return table(["data", "transform", "dimensions", *(f"{times} x 10" for times in codecs.OVERSAMPLES)], rows, 2)
+
+
+def memories(lines: list[Line]) -> str:
+    rows = [
+        [
+            line["codec"],
+            line["rerank"] or "none",
+            f"{line['copies'] * line['n']:,}",
+            f"{line['nbytes'] / 1e6:,.1f}",
+            f"{line['growth'] / 1e6:,.1f}",
+            f"{line['growth_x_nbytes']:.3f}",
+            f"{100 * line['beyond']:.1f}",
+        ]
+        for line in of(lines, "memory")
+    ]
+    header = ["codec", "rerank", "vectors", "nbytes, MB", "growth, MB", "growth / nbytes", "peak beyond, % of vectors"]
+    return table(header, rows, 2)
+
+
+def declared_recalls(lines: list[Line]) -> str:
+    rows = [
+        [
+            data_of(line),
+            line["codec"] + mark(line),
+            "queries" if line["given"] else "vectors",
+            f"{line['wanted']:.2f}",
+            f"{line['recall']:.3f}",
+            *(f"{line[f'{mode}_queries_per_s']:,.0f}" for mode in codecs.MODES),
+            f"{line['recall_by_hand']:.3f}",
+            *(f"{line[f'{mode}_x_by_hand']:.2f}" for mode in codecs.MODES),
+        ]
+        for line in of(lines, "tune")
+    ]
+    columns = ["data", "codec", "tuned on", "asked", "reached", "queries/s", "64 at a time"]
+    return table([*columns, "by hand", "x by hand", "x, 64 at a time"], rows, 3)
+
+
 def capacities(lines: list[Line]) -> str:
     measured = of(lines, "capacity")
     cells: dict[tuple[str, int], list[str]] = {}
@@ -278,5 +381,11 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "bit_searches": bit_searches,
     "recalls": recalls,
     "asymmetric": asymmetric,
+    "codec_scans": codec_scans,
+    "codec_searches": codec_searches,
+    "compression": compressions,
+    "projections": projections,
+    "memory": memories,
+    "declared_recall": declared_recalls,
     "capacity": capacities,
 }

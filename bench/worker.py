@@ -25,7 +25,13 @@ from .environment import ROOT, BenchError, require
 Measure = Callable[..., dict[str, Any]]
 
 # One thread pool per library; each is told how many threads a contender may use.
-THREAD_VARIABLES = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"]
+THREAD_VARIABLES = [
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+]
 
 
 class Worker:
