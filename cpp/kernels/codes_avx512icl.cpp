@@ -39,7 +39,9 @@ void entries(const uint8_t* codes, size_t units, const uint8_t* tables, int32_t*
     Sums<kWidth> sums;
     Sums<kSplit ? kWidth : 0> odd;
     for (size_t u = 0; u < units; ++u) {
-        const __m512i x0 = _mm512_loadu_si512(codes + u * 128), x1 = _mm512_loadu_si512(codes + u * 128 + 64);
+        __m512i x0 = _mm512_loadu_si512(codes + u * 128), x1 = _mm512_loadu_si512(codes + u * 128 + 64);
+        keep(x0);
+        keep(x1);
         const uint8_t* at = tables + u * kWidth * 2 * kTables;
         sums.add_entries(places(x0), places(x1), at, look_up);
         const __m512i high0 = places(_mm512_srli_epi16(x0, 4)), high1 = places(_mm512_srli_epi16(x1, 4));
@@ -61,54 +63,50 @@ void sum4(const uint8_t* codes, size_t units, const uint8_t* tables, size_t widt
     kEntries[width - 1](codes, units, tables, sums);
 }
 
-// Sums of table entries of codes of eight bits. A register holds two bytes of the unit of all 32 vectors, side by side.
-// Each of their tables is looked up in two halves of 128 entries; a lookup leaves alone the codes that it is not for,
-// and those already looked up.
-class Pairs {
-  public:
-    explicit Pairs(__m512i codes) : codes_(codes) {
-        constexpr __mmask64 kEven = 0x5555555555555555;
-        const __mmask64 upper = _mm512_movepi8_mask(codes);
-        for_[0] = kEven & ~upper;
-        for_[1] = kEven & upper;
-        for_[2] = ~kEven & ~upper;
-        for_[3] = ~kEven & upper;
-    }
-    // Sums of the entries of each vector, in 16 bits. The tables of the two bytes are 256 bytes each.
-    __m512i entries(const uint8_t* tables) const {
-        __m512i x = codes_;
-        for (size_t half = 0; half < 4; ++half) {
-            const __m512i low = _mm512_loadu_si512(tables + half * 128);
-            const __m512i high = _mm512_loadu_si512(tables + half * 128 + 64);
-            x = _mm512_mask2_permutex2var_epi8(low, x, for_[half], high);
-        }
-        return _mm512_maddubs_epi16(x, _mm512_set1_epi8(1));
-    }
-
-  private:
-    __m512i codes_;
-    __mmask64 for_[4];
-};
+// Sums of table entries of codes of eight bits. Loading the tables, which nothing but a group shares, is what takes the
+// time, whatever the width of the tile: one query passes over the units after the other.
+//
+// The entries of two neighbouring bytes of each unit, of all 32 vectors: each of the two tables is looked up in two
+// halves of 128 entries by all codes, and then comes the choice.
+__m512i pair_of_entries(__m512i codes, const uint8_t* tables) {
+    const auto look_up = [&](const uint8_t* half) {
+        return _mm512_permutex2var_epi8(_mm512_loadu_si512(half), codes, _mm512_loadu_si512(half + 64));
+    };
+    constexpr __mmask64 kOdd = 0xaaaaaaaaaaaaaaaa;
+    const __mmask64 upper = _mm512_movepi8_mask(codes);
+    const __m512i even = _mm512_mask_blend_epi8(upper, look_up(tables), look_up(tables + 128));
+    const __m512i odd = _mm512_mask_blend_epi8(upper, look_up(tables + 256), look_up(tables + 384));
+    return _mm512_mask_blend_epi8(kOdd, even, odd);
+}
 
 void sum8(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums) {
-    alignas(64) static constexpr uint16_t kEvenWords[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20,
-                                                            22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 42,
-                                                            44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
-    const __m512i even = _mm512_load_si512(kEvenWords), odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
     constexpr size_t kTables = 4 * 256;
-    memset(sums, 0, width * kGroup * sizeof(*sums));
-    for (size_t u = 0; u < units; ++u) {
-        const __m512i x0 = _mm512_loadu_si512(codes + u * 128), x1 = _mm512_loadu_si512(codes + u * 128 + 64);
-        const Pairs low(_mm512_permutex2var_epi16(x0, even, x1)), high(_mm512_permutex2var_epi16(x0, odd, x1));
-        for (size_t q = 0; q < width; ++q) {
-            const uint8_t* at = tables + (u * width + q) * kTables;
-            const __m512i words = _mm512_add_epi16(low.entries(at), high.entries(at + kTables / 2));
-            int32_t* sum = sums + q * kGroup;
-            const __m512i sum0 = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(words));
-            const __m512i sum1 = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(words, 1));
-            _mm512_storeu_si512(sum, _mm512_add_epi32(_mm512_loadu_si512(sum), sum0));
-            _mm512_storeu_si512(sum + 16, _mm512_add_epi32(_mm512_loadu_si512(sum + 16), sum1));
+    constexpr size_t kBlock = 64;  // units whose entries fit a sum of 16 bits: 64 * 4 * 255 < 2^16
+    alignas(64) static constexpr uint16_t kEven[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                       32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
+    const __m512i even = _mm512_load_si512(kEven), odd = _mm512_add_epi16(even, _mm512_set1_epi16(1));
+    const __m512i ones = _mm512_set1_epi8(1);
+    for (size_t q = 0; q < width; ++q) {
+        __m512i sum0 = _mm512_setzero_si512(), sum1 = sum0;
+        for (size_t start = 0; start < units; start += kBlock) {
+            const size_t end = units - start < kBlock ? units : start + kBlock;
+            __m512i low = _mm512_setzero_si512(), high = low;
+            for (size_t u = start; u < end; ++u) {
+                __m512i x0 = _mm512_loadu_si512(codes + u * 128), x1 = _mm512_loadu_si512(codes + u * 128 + 64);
+                keep(x0);
+                keep(x1);
+                const uint8_t* at = tables + (u * width + q) * kTables;
+                const __m512i first = pair_of_entries(_mm512_permutex2var_epi16(x0, even, x1), at);
+                const __m512i second = pair_of_entries(_mm512_permutex2var_epi16(x0, odd, x1), at + kTables / 2);
+                low = _mm512_add_epi16(low, _mm512_maddubs_epi16(first, ones));
+                high = _mm512_add_epi16(high, _mm512_maddubs_epi16(second, ones));
+            }
+            const __m512i words = _mm512_add_epi16(low, high);
+            sum0 = _mm512_add_epi32(sum0, _mm512_cvtepu16_epi32(_mm512_castsi512_si256(words)));
+            sum1 = _mm512_add_epi32(sum1, _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(words, 1)));
         }
+        _mm512_storeu_si512(sums + q * kGroup, sum0);
+        _mm512_storeu_si512(sums + q * kGroup + 16, sum1);
     }
 }
 
