@@ -6,19 +6,30 @@ from pathlib import Path
 
 from . import _core, datasets, kernels, vsa
 from ._core import FileFormatError
-from .codecs import RecurrentBinary, Sign
+from .codecs import LVQ, PQ, SQ, Lloyd, RaBitQ, RecurrentBinary, Sign
 from .files import load
 from .flat import Filter, Flat
 from .quantization import dequantize_embeddings, quantize_embeddings
 from .results import Hits, RangeHits
+from .transforms import PCA, Blocks, LeanVec, Prefix, RandomRotation
 
 __version__ = _core.__version__
 
 __all__ = [
+    "LVQ",
+    "PCA",
+    "PQ",
+    "SQ",
+    "Blocks",
     "FileFormatError",
     "Filter",
     "Flat",
     "Hits",
+    "LeanVec",
+    "Lloyd",
+    "Prefix",
+    "RaBitQ",
+    "RandomRotation",
     "RangeHits",
     "RecurrentBinary",
     "Sign",

@@ -1,0 +1,157 @@
+"""Linear algebra that codecs and transforms learn by, on a sample in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _inputs
+
+Doubles = npt.NDArray[np.float64]
+
+# Vectors that a transform is learned from; those of an alternating fit, which looks at them many times.
+SAMPLE, FIT_SAMPLE = 16384, 8192
+# What is learned is rounded to multiples of this, relative to the largest magnitude of a row, so that the last bits of
+# LAPACK, which depend on its threads, do not show.
+_GRID = 2.0**-20
+
+
+def on_grid(array: Doubles) -> npt.NDArray[np.float32]:
+    """An array without its last bits, as the core takes it."""
+    step = np.ldexp(_GRID, np.frexp(np.abs(array).max(axis=-1, keepdims=True, initial=0))[1])
+    return np.ascontiguousarray(np.rint(array / step) * step, np.float32)
+
+
+def thinned(array: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
+    """At most so many rows, evenly spread."""
+    return array[:: max(1, -(-len(array) // most))]
+
+
+def sample_of(vectors: _inputs.Array, element: str, most: int = SAMPLE) -> Doubles:
+    """A sample of what `_inputs.vectors` returned."""
+    return _inputs.to_float(thinned(vectors, most), element).astype(np.float64)
+
+
+def unit(x: Doubles) -> Doubles:
+    """Vectors with length 1; zeros stay zeros."""
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    out: Doubles = np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
+    return out
+
+
+def moments(x: Doubles) -> Doubles:
+    """The second moments of vectors about the origin."""
+    out: Doubles = x.T @ x / max(1, len(x))
+    return out
+
+
+def leading(symmetric: Doubles, count: int) -> tuple[Doubles, Doubles]:
+    """The largest eigenvalues of a matrix, and their eigenvectors as rows, each with its largest element positive."""
+    values, vectors = np.linalg.eigh(symmetric)
+    rows = vectors.T[::-1][:count]
+    places = np.abs(rows).argmax(axis=1)[:, np.newaxis]
+    return np.maximum(values[::-1][:count], 0), rows * np.sign(np.take_along_axis(rows, places, axis=1))
+
+
+def nearest_rotation(matrix: Doubles) -> Doubles:
+    """The orthogonal matrix R with the largest trace(R^T matrix) (Procrustes)."""
+    left, _, right = np.linalg.svd(matrix)
+    rotation: Doubles = left @ right
+    return rotation
+
+
+def random_rotation(dim: int, seed: int) -> Doubles:
+    """An orthogonal matrix that depends on the seed only."""
+    rotation: Doubles = np.linalg.qr(np.random.default_rng(seed).normal(size=(dim, dim)))[0]
+    return rotation
+
+
+# Rounds of the alternating fit of a rotation and codebooks, those of k-means that come first, and those of a balanced
+# codebook.
+_ROTATION_STEPS, _FIRST_STEPS, _BALANCED_STEPS = 30, 5, 15
+# Of entropic transport: how soft assignments are, as a share of the mean squared distance, and how often rows and
+# columns are scaled in turn.
+_SOFTNESS, _SCALINGS = 0.05, 8
+
+
+def opq_rotation(x: Doubles, start: Doubles, subspaces: int, bits: int, seed: int) -> Doubles:
+    """
+    The rotation in which product quantization loses least, by alternating between codebooks and rotation.
+
+    Ge et al. (2013), "Optimized Product Quantization", the non-parametric solution.
+    """
+    rotation = start
+    books = _random_books(x @ rotation.T, subspaces, bits, seed)
+    for step in range(_ROTATION_STEPS):
+        y = x @ rotation.T
+        for _ in range(_FIRST_STEPS if step == 0 else 1):
+            books, approximated = _k_means_step(y, books, _nearest)
+        rotation = nearest_rotation(approximated.T @ x)
+    return rotation
+
+
+def balanced_codebook(x: Doubles, subspaces: int, bits: int, seed: int) -> Doubles:
+    """
+    Codebooks (subspaces, 2^bits, width) whose codes are used equally often.
+
+    Zhan et al. (2022), "Learning Discrete Representations via Constrained Clustering for Effective and Efficient Dense
+    Retrieval" (RepCONC): k-means whose assignments are those of entropic transport (Sinkhorn).
+    """
+    books = _random_books(x, subspaces, bits, seed)
+    for _ in range(_BALANCED_STEPS):
+        books, _ = _k_means_step(x, books, _balanced)
+    return books
+
+
+def _split(x: Doubles, subspaces: int) -> npt.NDArray[np.float32]:
+    """(subspaces, n, width), filled up with zeros."""
+    width = -(-x.shape[1] // subspaces)
+    filled = np.zeros((len(x), subspaces * width), np.float32)
+    filled[:, : x.shape[1]] = x
+    return np.ascontiguousarray(filled.reshape(len(x), subspaces, width).transpose(1, 0, 2))
+
+
+def _random_books(x: Doubles, subspaces: int, bits: int, seed: int) -> Doubles:
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(len(x), 2**bits, replace=len(x) < 2**bits)
+    return _split(x[rows], subspaces).astype(np.float64)
+
+
+def _k_means_step(x: Doubles, books: Doubles, assign: Any) -> tuple[Doubles, Doubles]:
+    """New codebooks, and the vectors as these approximate them; a centroid that nothing is assigned to stays."""
+    subspaces, count, width = books.shape
+    books = books.copy()
+    approximated = np.empty((len(x), subspaces, width))
+    for m, part in enumerate(_split(x, subspaces)):
+        codes = assign(part, books[m].astype(np.float32))
+        sizes = np.bincount(codes, minlength=count)
+        sums = np.stack([np.bincount(codes, column, count) for column in part.T], axis=1)
+        np.divide(sums, sizes[:, np.newaxis], out=books[m], where=sizes[:, np.newaxis] > 0)
+        approximated[:, m] = books[m][codes]
+    return books, approximated.reshape(len(x), -1)[:, : x.shape[1]]
+
+
+def _distances(part: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Squared distances without the part that is the same for all centroids."""
+    distances: npt.NDArray[np.float32] = np.square(book).sum(axis=1) - 2 * (part @ book.T)
+    return distances
+
+
+def _nearest(part: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    codes: npt.NDArray[np.intp] = _distances(part, book).argmin(axis=1)
+    return codes
+
+
+def _balanced(part: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    distances = _distances(part, book)
+    distances -= distances.min(axis=1, keepdims=True)
+    scale = _SOFTNESS * distances.mean()
+    kernel = np.exp(-distances / scale) if scale > 0 else np.ones_like(distances)
+    columns = np.ones(len(book), np.float32)
+    for _ in range(_SCALINGS):
+        rows = 1 / (kernel @ columns)
+        columns = len(part) / len(book) / np.maximum(rows @ kernel, np.finfo(np.float32).tiny)
+    codes: npt.NDArray[np.intp] = (kernel * columns).argmax(axis=1)
+    return codes
