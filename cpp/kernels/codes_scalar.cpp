@@ -1,4 +1,5 @@
 // Kernels on groups of codes in plain C++: what every other level must agree with.
+#include <math.h>
 #include <string.h>
 
 #include "kernels/kernel_table.h"
@@ -83,6 +84,10 @@ void row_dot(const uint8_t* data, size_t stride, const uint32_t* rows, size_t n,
 }
 
 void nearest(const float* points, const float* centroids, size_t count, size_t dim, uint32_t* index, float* squared) {
+    for (size_t i = 0; i < kGroup; ++i) {
+        index[i] = 0;
+        squared[i] = INFINITY;
+    }
     for (size_t c = 0; c < count; ++c) {
         float distance[kGroup] = {};
         for (size_t d = 0; d < dim; ++d) {
@@ -92,7 +97,7 @@ void nearest(const float* points, const float* centroids, size_t count, size_t d
             }
         }
         for (size_t i = 0; i < kGroup; ++i) {
-            if (c > 0 && !(distance[i] < squared[i])) continue;
+            if (!(distance[i] < squared[i])) continue;
             index[i] = static_cast<uint32_t>(c);
             squared[i] = distance[i];
         }

@@ -20,6 +20,7 @@ void fill_bits_avx2(KernelTable* table);
 #if defined(NEARFIELD_HAVE_AVX512)
 void fill_dense_avx512(KernelTable* table);
 void fill_tile_avx512(KernelTable* table);
+void fill_codes_avx512(KernelTable* table);
 #endif
 #if defined(NEARFIELD_HAVE_AVX512VNNI)
 void fill_dense_avx512vnni(KernelTable* table);
@@ -61,7 +62,7 @@ const std::vector<Entry>& entries() {
         {Level::avx2, "avx2", {fill_dense_avx2, fill_tile_avx2, fill_bits_avx2}},
 #endif
 #if defined(NEARFIELD_HAVE_AVX512)
-        {Level::avx512, "avx512", {fill_dense_avx512, fill_tile_avx512}},
+        {Level::avx512, "avx512", {fill_dense_avx512, fill_tile_avx512, fill_codes_avx512}},
 #endif
 #if defined(NEARFIELD_HAVE_AVX512VNNI)
         {Level::avx512vnni, "avx512vnni", {fill_dense_avx512vnni, fill_tile_avx512vnni, fill_codes_avx512vnni}},
