@@ -4,7 +4,9 @@
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/dispatch.hpp"
@@ -99,6 +101,12 @@ T* array_of(T* pointer, size_t n, const char* name) {
     return n == 0 ? pointer : required(pointer, name);
 }
 
+// The size of an array that takes all of something.
+void check_count(size_t given, size_t held, const std::string& what) {
+    if (given == held) return;
+    throw InvalidInput("n: " + std::to_string(given) + " given, the index holds " + std::to_string(held) + " " + what);
+}
+
 Flat& flat_of(const nearfield_index* index) { return *required(index, "index")->flat; }
 
 // The caller's options as this version knows them: fields behind the end of a shorter struct hold 0, and those of a
@@ -137,12 +145,28 @@ Vectors vectors_of(const nearfield_vectors* given, const char* name) {
     return {data, type, given->n, given->dim, stride};
 }
 
+// The codec of a name, "" being the default one, and of a list of parameters.
+CodecSpec codec_of(const char* codec, const char* const* parameters, const char* name) {
+    CodecSpec out{text_or(codec, ""), {}};
+    for (const char* const* at = parameters; at != nullptr && *at != nullptr; at += 2) {
+        out.parameters[at[0]] = required(at[1], name);
+    }
+    return out;
+}
+
+// The value of a parameter, which lives as long as the codec.
+const char* parameter_of(const CodecSpec& codec, const char* name) {
+    const auto found = codec.parameters.find(std::string_view(required(name, "name")));
+    return found != codec.parameters.end() ? found->second.c_str() : nullptr;
+}
+
 // What the options of a search say, but for its threads.
 SearchOptions search_options_of(const nearfield_search_options& options) {
     SearchOptions out;
     if (options.filter != nullptr) out.filter = options.filter->filter.get();
     if (options.version != nullptr) out.version = options.version;
     if (options.oversample != 0) out.oversample = options.oversample;
+    if (options.recall != 0) out.recall = options.recall;
     out.exhaustive = options.exact != 0;
     return out;
 }
@@ -192,11 +216,8 @@ nearfield_status nearfield_create(const nearfield_index_options* options, nearfi
         FlatOptions flat;
         flat.dim = wanted.dim;
         flat.metric = parse_metric(text_or(wanted.metric, "cosine"));
-        flat.codec.name = text_or(wanted.codec, "");
-        for (const char* const* at = wanted.codec_parameters; at != nullptr && *at != nullptr; at += 2) {
-            flat.codec.parameters[at[0]] = required(at[1], "codec_parameters: the last value");
-        }
-        flat.rerank.name = text_or(wanted.rerank, "");
+        flat.codec = codec_of(wanted.codec, wanted.codec_parameters, "codec_parameters: the last value");
+        flat.rerank = codec_of(wanted.rerank, wanted.rerank_parameters, "rerank_parameters: the last value");
         if (wanted.oversample != 0) flat.oversample = wanted.oversample;
         flat.screen = wanted.no_screen == 0;
         return std::make_unique<Flat>(flat);
@@ -227,14 +248,18 @@ void nearfield_close(nearfield_index* index) { delete index; }
 // Changing an index
 // ---------------------------------------------------------------------------------------------------------------------
 
-nearfield_status nearfield_train(nearfield_index* index, const nearfield_vectors* sample, const float* rotation,
-                                 const char* version) {
+nearfield_status nearfield_train(nearfield_index* index, const nearfield_vectors* sample,
+                                 const nearfield_learned* given, size_t n_given, const char* version) {
     return guarded([&] {
         Flat& flat = flat_of(index);
-        Learned given;
-        const size_t dim = flat.options().dim;
-        if (rotation != nullptr) given["rotation"].assign(rotation, rotation + dim * dim);
-        flat.train(vectors_of(sample, "sample"), text_or(version, ""), std::move(given));
+        Learned learned;
+        array_of(given, n_given, "given");
+        for (const nearfield_learned& one : std::span(given, n_given)) {
+            const char* name = required(one.name, "given: name");
+            array_of(one.data, one.n, name);
+            learned[name].assign(one.data, one.data + one.n);
+        }
+        flat.train(vectors_of(sample, "sample"), text_or(version, ""), std::move(learned));
     });
 }
 
@@ -338,6 +363,38 @@ nearfield_status nearfield_score(const nearfield_index* index, const nearfield_v
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Declared recall
+// ---------------------------------------------------------------------------------------------------------------------
+
+nearfield_status nearfield_set_tuning(nearfield_index* index, const nearfield_tuning_entry* entries, size_t n, size_t k,
+                                      size_t queries) {
+    return guarded([&] {
+        Flat& flat = flat_of(index);
+        Tuning tuning{k, "given", queries, {}};
+        array_of(entries, n, "entries");
+        for (const nearfield_tuning_entry& entry : std::span(entries, n)) {
+            tuning.table.push_back({entry.recall, entry.measured, entry.value});
+        }
+        flat.set_tuning(std::move(tuning));
+    });
+}
+
+size_t nearfield_tuning_size(const nearfield_index* index) {
+    return value_of<size_t>([&] { return flat_of(index).tuning().table.size(); });
+}
+
+nearfield_status nearfield_tuning(const nearfield_index* index, nearfield_tuning_entry* entries, size_t n) {
+    return guarded([&] {
+        const std::vector<Tuning::Entry> table = flat_of(index).tuning().table;
+        check_count(n, table.size(), "entries of tuning");
+        array_of(entries, n, "entries");
+        std::transform(table.begin(), table.end(), entries, [](const Tuning::Entry& entry) {
+            return nearfield_tuning_entry{entry.recall, entry.measured, entry.value};
+        });
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Looking into an index
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -351,8 +408,16 @@ const char* nearfield_codec(const nearfield_index* index) {
     return value_of<const char*>([&] { return flat_of(index).options().codec.name.c_str(); });
 }
 
+const char* nearfield_codec_parameter(const nearfield_index* index, const char* name) {
+    return value_of<const char*>([&] { return parameter_of(flat_of(index).options().codec, name); });
+}
+
 const char* nearfield_rerank(const nearfield_index* index) {
     return value_of<const char*>([&] { return flat_of(index).options().rerank.name.c_str(); });
+}
+
+const char* nearfield_rerank_parameter(const nearfield_index* index, const char* name) {
+    return value_of<const char*>([&] { return parameter_of(flat_of(index).options().rerank, name); });
 }
 
 size_t nearfield_dim(const nearfield_index* index) {
@@ -374,10 +439,7 @@ int nearfield_contains(const nearfield_index* index, int64_t id) {
 nearfield_status nearfield_ids(const nearfield_index* index, int64_t* ids, size_t n) {
     return guarded([&] {
         const std::vector<int64_t> all = flat_of(index).ids();
-        if (n != all.size()) {
-            throw InvalidInput("n: " + std::to_string(n) + " given, the index holds " + std::to_string(all.size()) +
-                               " vectors");
-        }
+        check_count(n, all.size(), "vectors");
         copy(all, array_of(ids, n, "ids"));
     });
 }

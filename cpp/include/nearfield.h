@@ -5,17 +5,18 @@
  * Units       Metrics: "cosine" (cosine similarity, from -1 to 1, higher is better; a zero vector scores 0), "ip"
  *             (inner product, higher is better) and "l2" (Euclidean distance, not squared, lower is better); of packed
  *             bits "hamming" (bits that differ, lower is better) and "jaccard" (from 0 to 1, higher is better; 1 for
- * two vectors without ones). Results come best first, equal scores by lower id. Vectors are kept as given: the metric
- * does its own normalisation. Ids         int64, not negative. An id that is -1 in a result means "none"; its score is
- * NaN then. Ownership   Pointers passed in are read during the call only, and memory behind them stays the caller's.
- * What is returned through a `**` argument belongs to the caller, who gives it to nearfield_close or to the _free
+ *             two vectors without ones). Results come best first, equal scores by lower id. Vectors are kept as given:
+ *             the metric does its own normalisation.
+ * Ids         int64, not negative. An id that is -1 in a result means "none"; its score is NaN then.
+ * Ownership   Pointers passed in are read during the call only, and memory behind them stays the caller's. What is
+ *             returned through a `**` argument belongs to the caller, who gives it to nearfield_close or to the _free
  *             function of its type. Strings returned by an index live as long as the index.
  * Errors      A function that can fail returns a status: NEARFIELD_OK (0) or one of the codes below. The text is in
  *             nearfield_last_error(). After an error the index is as it was and output arrays are undefined; an output
  *             `**` is NULL. No exception leaves the library, and it never aborts, prints or exits.
  * Threads     Any number of threads may use one index: calls that take a const nearfield_index run beside each other
- *             and beside one of nearfield_add, _update and _remove. Those and saves wait for each other. A reader
- *             sees the index as it was between two changes. nearfield_close must be the last call.
+ *             and beside one that changes it. Those and saves wait for each other. A reader sees the index as it was
+ *             between two changes. nearfield_close must be the last call.
  * Options     An option struct begins with its own size, and 0 (or NULL) in a field stands for its default:
  *                 nearfield_search_options options = {.struct_size = sizeof(options), .threads = 1};
  *             NULL in place of a struct means all defaults. Later versions add fields at the end; programs compiled
@@ -50,7 +51,7 @@ NEARFIELD_API const char* nearfield_version(void);
 
 /* Raised when programs compiled against an older header no longer work. A program that loads the library by itself
  * compares the macro with the function. */
-#define NEARFIELD_ABI_VERSION 1
+#define NEARFIELD_ABI_VERSION 2
 NEARFIELD_API int nearfield_abi_version(void);
 
 /* The instruction-set level that this process uses: "scalar", "avx2", "avx512", ..., "neon", .... It is the best that
@@ -107,16 +108,24 @@ typedef struct nearfield_index_options {
     const char* kind;   /* "flat" (default): exact search over all vectors */
     size_t dim;         /* 1 to 65535, of packed bits to 1048576; no default */
     const char* metric; /* "cosine" (default), "ip", "l2"; of packed bits "hamming", "jaccard" */
-    const char* codec;  /* how vectors are stored: "f32" (default), "f16", "bf16", "int8", "uint8", "sign",
-                           "recurrent_binary"; packed bits as they are, "bits" (their default) */
+    const char* codec;  /* how vectors are stored: "f32" (default), "f16", "bf16", "int8", "uint8", "sq8", "sq6", "sq4",
+                           "lvq8", "lvq4", "lvq4x4", "lvq4x8", "lvq8x8", "pq8", "pq4", "rabitq1" to "rabitq8", "lloyd4",
+                           "lloyd2", "sign", "recurrent_binary"; packed bits as they are, "bits" (their default) */
     const char* rerank; /* a finer codec that scores the candidates of the first again; default: none */
     double oversample;  /* candidates per result when reranking, at least 1; default: 4 */
     int64_t no_screen;  /* 1: keep no compact image of the vectors; saves memory, costs time, changes no result */
-    /* Parameters of the codec: name, value, name, value, ..., NULL. For "sign" and "recurrent_binary": "threshold"
-     * ("zero", "mean", "median"), "rotation" ("none", "random", "learned"), "query" ("int4", "int2", "code", "float";
-     * default "int4" for the first and "code" for the second), and for the second "bits" ("1" to "8"). "seed" is kept
-     * for whoever makes the rotation. Default: none. */
+    /* Parameters of the codec: name, value, name, value, ..., NULL; default: none. Values are text, and those that are
+     * left out have their defaults, the first in these lists:
+     *     "sq8", ...      "range" ("dimension", "global"), "clip" (share of a sample outside of the range; "0")
+     *     "pq4", ...      "subspaces" ("none": one bit for each dimension; a number), "seed" ("0")
+     *     "rabitq4", ...  "seed"
+     *     "lloyd4", ...   "calibrated" ("true", "false"), "seed"
+     *     "sign"          "threshold" ("zero", "mean", "median"), "rotation" ("none", "random", "learned"),
+     *                     "query" ("int4", "int2", "code", "float")
+     *     "recurrent_binary"  the same, but "query" is "code" by default, and "bits" ("2"; "1" to "8")
+     * A codec that has to learn does so from the first vectors that are added, or by nearfield_train. */
     const char* const* codec_parameters;
+    const char* const* rerank_parameters; /* those of the finer codec */
 } nearfield_index_options;
 
 /* Makes an empty index. `options` must not be NULL, since dim has no default. */
@@ -149,11 +158,19 @@ typedef struct nearfield_write_options {
     const char* version; /* the model that the vectors come from; a search can be limited to one. Default: "" */
 } nearfield_write_options;
 
+/* Numbers that a codec is given instead of learning them. */
+typedef struct nearfield_learned {
+    const char* name;
+    const float* data;
+    size_t n; /* numbers */
+} nearfield_learned;
+
 /* Lets the codec learn from a sample of the vectors of a version (NULL: "") that has none yet. Without it, it learns
- * from the first that are added. `rotation`, a matrix (dim, dim) whose rows are orthonormal, is for codecs with the
- * parameter "rotation", and NULL for others. */
+ * from the first that are added. `given` (n_given; NULL if 0) holds what was learned elsewhere: for codecs with the
+ * parameter "rotation" that is needed and called "rotation", a matrix (dim, dim) whose rows are orthonormal. What is
+ * for the finer codec has a name that begins with "rerank.". */
 NEARFIELD_API nearfield_status nearfield_train(nearfield_index* index, const nearfield_vectors* sample,
-                                               const float* rotation, const char* version);
+                                               const nearfield_learned* given, size_t n_given, const char* version);
 
 /* Adds vectors under the ids (n), none of which may be in the index; NULL: ids that continue after the largest ever
  * used. `given` (n), if not NULL, receives the ids. `options` may be NULL. */
@@ -197,6 +214,8 @@ typedef struct nearfield_search_options {
     double oversample;              /* at least 1; default: that of the index */
     int64_t exact;                  /* 1: compare every vector by the finest codec, without candidates */
     const char* version;            /* only vectors of this version; default: all, the query coded as the last one's */
+    double recall; /* the share of the true results to be found: takes the oversample that is in the index for it, see
+                      nearfield_set_tuning; default: the oversample as it is */
 } nearfield_search_options;
 
 /* Finds the k best vectors for each query. Writes ids and scores (queries, k), and to `counts` (queries), if not NULL,
@@ -209,8 +228,8 @@ NEARFIELD_API nearfield_status nearfield_search(const nearfield_index* index, co
 typedef struct nearfield_range_hits nearfield_range_hits;
 
 /* Finds every vector within a radius, the boundary included: at most that distance for l2 and hamming, at least that
- * score for the others. `options` may be NULL; `oversample` and `exact` are ignored, the finest codec is always
- * compared. */
+ * score for the others. `options` may be NULL; `oversample`, `recall` and `exact` are ignored, the finest codec is
+ * always compared. */
 NEARFIELD_API nearfield_status nearfield_range_search(const nearfield_index* index, const nearfield_vectors* queries,
                                                       double radius, const nearfield_search_options* options,
                                                       nearfield_range_hits** hits);
@@ -230,13 +249,39 @@ NEARFIELD_API nearfield_status nearfield_score(const nearfield_index* index, con
                                                float* scores);
 
 /* ---------------------------------------------------------------------------------------------------------------------
+ * Declared recall
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* A line of the table from recall to the search parameter that reaches it. */
+typedef struct nearfield_tuning_entry {
+    double recall;   /* that was asked for, above 0 and at most 1 */
+    double measured; /* that was measured */
+    double value;    /* the oversample with which, at least 1 */
+} nearfield_tuning_entry;
+
+/* Keeps what was measured, in the index and its file, for the search option `recall`: it takes the value of the first
+ * entry that has as much. `entries` (n) come by growing recall, and replace those from before; n = 0: none. `k`
+ * (results per query) and `queries` say with how many it was measured, and are kept for information. */
+NEARFIELD_API nearfield_status nearfield_set_tuning(nearfield_index* index, const nearfield_tuning_entry* entries,
+                                                    size_t n, size_t k, size_t queries);
+
+/* How many entries there are, and these; n must be that number. */
+NEARFIELD_API size_t nearfield_tuning_size(const nearfield_index* index);
+NEARFIELD_API nearfield_status nearfield_tuning(const nearfield_index* index, nearfield_tuning_entry* entries,
+                                                size_t n);
+
+/* ---------------------------------------------------------------------------------------------------------------------
  * Looking into an index. Those that return a value and no status return 0 or NULL when `index` is NULL.
  * ------------------------------------------------------------------------------------------------------------------ */
 
 NEARFIELD_API const char* nearfield_kind(const nearfield_index* index);
 NEARFIELD_API const char* nearfield_metric(const nearfield_index* index);
+/* The codecs' kinds: "pq" of "pq4", whose parameter "bits" is "4"; "" where there is none. A parameter that the codec
+ * does not have is NULL. */
 NEARFIELD_API const char* nearfield_codec(const nearfield_index* index);
-NEARFIELD_API const char* nearfield_rerank(const nearfield_index* index); /* "" if there is none */
+NEARFIELD_API const char* nearfield_codec_parameter(const nearfield_index* index, const char* name);
+NEARFIELD_API const char* nearfield_rerank(const nearfield_index* index);
+NEARFIELD_API const char* nearfield_rerank_parameter(const nearfield_index* index, const char* name);
 NEARFIELD_API size_t nearfield_dim(const nearfield_index* index);
 NEARFIELD_API size_t nearfield_size(const nearfield_index* index);   /* vectors */
 NEARFIELD_API size_t nearfield_nbytes(const nearfield_index* index); /* of vectors, codes and ids */

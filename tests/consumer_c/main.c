@@ -268,7 +268,7 @@ static void test_bits(const char* metric) {
     const int64_t unknown = ROWS;
     CHECK_FAILS(NEARFIELD_INVALID_ID, "5000", nearfield_codes(index, &unknown, 1, codes));
     CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "codes", nearfield_codes(index, ids, 1, NULL));
-    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "learn", nearfield_train(index, &query, NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "learn", nearfield_train(index, &query, NULL, 0, NULL));
     CHECK(nearfield_size(index) == ROWS && nearfield_code_bytes(NULL) == 0);
     nearfield_close(index);
 }
@@ -290,14 +290,20 @@ static void test_signs(const char* path) {
 
     const nearfield_vectors first = view(vectors, 500), second = view(vectors[500], 500),
                             asked = view(queries, QUERIES);
-    static float rotation[DIM * DIM]; /* a permutation of the dimensions */
-    for (size_t d = 0; d < DIM; ++d) rotation[d * DIM + (d + 5) % DIM] = 1;
+    static float matrix[DIM * DIM]; /* a permutation of the dimensions */
+    for (size_t d = 0; d < DIM; ++d) matrix[d * DIM + (d + 5) % DIM] = 1;
+    const nearfield_learned rotation = {"rotation", matrix, DIM * DIM}, part = {"rotation", matrix, DIM},
+                            nameless = {NULL, matrix, DIM * DIM}, empty = {"rotation", NULL, DIM * DIM};
     CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "rotation", nearfield_add(index, &first, NULL, NULL, NULL));
-    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "rotation", nearfield_train(index, &first, NULL, "a"));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "rotation", nearfield_train(index, &first, NULL, 0, "a"));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "given", nearfield_train(index, &first, NULL, 1, "a"));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "name", nearfield_train(index, &first, &nameless, 1, "a"));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "rotation", nearfield_train(index, &first, &empty, 1, "a"));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "(19, 19)", nearfield_train(index, &first, &part, 1, "a"));
     CHECK(nearfield_size(index) == 0);
-    CHECK_OK(nearfield_train(index, &first, rotation, "a"));
-    CHECK_OK(nearfield_train(index, &second, rotation, "b"));
-    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "trained already", nearfield_train(index, &first, rotation, "a"));
+    CHECK_OK(nearfield_train(index, &first, &rotation, 1, "a"));
+    CHECK_OK(nearfield_train(index, &second, &rotation, 1, "b"));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "trained already", nearfield_train(index, &first, &rotation, 1, "a"));
     nearfield_write_options to = {.struct_size = sizeof(to), .threads = 1, .version = "a"};
     CHECK_OK(nearfield_add(index, &first, NULL, NULL, &to));
     to = (nearfield_write_options){.struct_size = sizeof(to), .version = "b"};
@@ -350,6 +356,119 @@ static void test_signs(const char* path) {
     CHECK_OK(nearfield_add(index, &packed, NULL, ids[1], NULL));
     CHECK_OK(nearfield_score(index, &packed, ids[1], 1, 0, 0, scores[1]));
     CHECK(ids[1][0] == 500 && scores[1][0] == DIM);
+    nearfield_close(index);
+}
+
+/* A finer codec with parameters and a rotation of its own. */
+static void test_rerank_parameters(void) {
+    static const char* const parameters[] = {"bits", "6", "rotation", "random", NULL};
+    static const char *const unknown[] = {"depth", "3", NULL}, *const unfinished[] = {"bits", NULL};
+    nearfield_index_options options = {.struct_size = sizeof(options),
+                                       .dim = DIM,
+                                       .codec = "sign",
+                                       .rerank = "recurrent_binary",
+                                       .rerank_parameters = unknown};
+    nearfield_index* index = NULL;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "depth", nearfield_create(&options, &index));
+    options.rerank_parameters = unfinished;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "rerank_parameters", nearfield_create(&options, &index));
+    options.rerank_parameters = parameters;
+    CHECK_OK(nearfield_create(&options, &index));
+    CHECK(strcmp(nearfield_codec_parameter(index, "query"), "int4") == 0);
+    CHECK(nearfield_codec_parameter(index, "bits") == NULL);
+    CHECK(strcmp(nearfield_rerank_parameter(index, "bits"), "6") == 0);
+    CHECK(strcmp(nearfield_rerank_parameter(index, "rotation"), "random") == 0);
+    CHECK(nearfield_codec_parameter(NULL, "query") == NULL && nearfield_rerank_parameter(index, NULL) == NULL);
+
+    static float matrix[DIM * DIM];
+    for (size_t d = 0; d < DIM; ++d) matrix[d * DIM + (d + 5) % DIM] = 1;
+    const nearfield_learned rotation = {"rerank.rotation", matrix, DIM * DIM}, other = {"rotation", matrix, DIM * DIM};
+    const nearfield_vectors stored = view(vectors, ROWS);
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "rotation", nearfield_train(index, &stored, &other, 1, NULL));
+    CHECK_OK(nearfield_train(index, &stored, &rotation, 1, NULL));
+    CHECK_OK(nearfield_add(index, &stored, NULL, NULL, NULL));
+    static float decoded[ROWS][DIM];
+    static int64_t every[ROWS];
+    for (int64_t row = 0; row < ROWS; ++row) every[row] = row;
+    CHECK_OK(nearfield_reconstruct(index, every, ROWS, decoded[0]));
+    for (size_t row = 0; row < ROWS; ++row) CHECK(true_score("cosine", vectors[row], decoded[row]) > 0.95);
+    nearfield_close(index);
+
+    /* Options of a program from before there were these parameters. */
+    options.struct_size = offsetof(nearfield_index_options, rerank_parameters);
+    CHECK_OK(nearfield_create(&options, &index));
+    CHECK(strcmp(nearfield_rerank_parameter(index, "bits"), "2") == 0);
+    nearfield_close(index);
+}
+
+/* Recall that was measured, and searches that ask for it. */
+static void test_tuning(const char* path) {
+    static const char* const parameters[] = {"query", "code", NULL};
+    nearfield_index_options options = {
+        .struct_size = sizeof(options), .dim = DIM, .codec = "sign", .rerank = "f32", .codec_parameters = parameters};
+    nearfield_index *index = NULL, *opened = NULL;
+    CHECK_OK(nearfield_create(&options, &index));
+    const nearfield_vectors stored = view(vectors, ROWS), asked = view(queries, QUERIES);
+    CHECK_OK(nearfield_add(index, &stored, NULL, NULL, NULL));
+    int64_t ids[2][QUERIES * K];
+    float scores[2][QUERIES * K];
+    nearfield_search_options search = {.struct_size = sizeof(search), .recall = 0.9};
+    CHECK(nearfield_tuning_size(index) == 0);
+    CHECK_OK(nearfield_tuning(index, NULL, 0));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "tuned",
+                nearfield_search(index, &asked, K, &search, ids[0], scores[0], NULL));
+
+    const nearfield_tuning_entry table[] = {{0.8, 0.82, 2.5}, {0.95, 0.96, 40}, {1, 1, 900}},
+                                 unordered[] = {{0.9, 0.9, 3}, {0.9, 0.9, 4}}, small[] = {{0.9, 0.9, 0.5}},
+                                 beyond[] = {{1.1, 1, 3}}, strange[] = {{NAN, 1, 3}};
+    nearfield_tuning_entry kept[3];
+    CHECK_OK(nearfield_set_tuning(index, table, 3, K, QUERIES));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "growing", nearfield_set_tuning(index, unordered, 2, K, QUERIES));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "tuning", nearfield_set_tuning(index, small, 1, K, QUERIES));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "tuning", nearfield_set_tuning(index, beyond, 1, K, QUERIES));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "tuning", nearfield_set_tuning(index, strange, 1, K, QUERIES));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "entries", nearfield_set_tuning(index, NULL, 1, K, QUERIES));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "3", nearfield_tuning(index, kept, 2));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "entries", nearfield_tuning(index, NULL, 3));
+    CHECK_OK(nearfield_save(index, path));
+    CHECK_OK(nearfield_open(path, NULL, &opened));
+    for (int again = 0; again < 2; ++again) {
+        nearfield_index* one = again ? opened : index;
+        CHECK(nearfield_tuning_size(one) == 3);
+        CHECK_OK(nearfield_tuning(one, kept, 3));
+        for (size_t i = 0; i < 3; ++i) {
+            CHECK(kept[i].recall == table[i].recall && kept[i].measured == table[i].measured);
+            CHECK(kept[i].value == table[i].value);
+        }
+    }
+    /* The first entry that asked for as much as the search does. */
+    static const double wanted[] = {0.5, 0.8, 0.81, 0.95, 0.96, 1}, taken[] = {2.5, 2.5, 40, 40, 900, 900};
+    for (size_t i = 0; i < 6; ++i) {
+        search = (nearfield_search_options){.struct_size = sizeof(search), .recall = wanted[i]};
+        CHECK_OK(nearfield_search(opened, &asked, K, &search, ids[0], scores[0], NULL));
+        search = (nearfield_search_options){.struct_size = sizeof(search), .oversample = taken[i]};
+        CHECK_OK(nearfield_search(index, &asked, K, &search, ids[1], scores[1], NULL));
+        CHECK(memcmp(ids[0], ids[1], sizeof(ids[0])) == 0 && memcmp(scores[0], scores[1], sizeof(scores[0])) == 0);
+    }
+    search = (nearfield_search_options){.struct_size = sizeof(search), .oversample = 2, .recall = 0.9};
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "oversample",
+                nearfield_search(index, &asked, K, &search, ids[0], scores[0], NULL));
+    static const double impossible[] = {-0.5, 1.5, NAN};
+    for (size_t i = 0; i < 3; ++i) {
+        search = (nearfield_search_options){.struct_size = sizeof(search), .recall = impossible[i]};
+        CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "recall",
+                    nearfield_search(index, &asked, K, &search, ids[0], scores[0], NULL));
+    }
+    /* Options of a program from before there was declared recall. */
+    search = (nearfield_search_options){.struct_size = offsetof(nearfield_search_options, recall), .recall = 5};
+    CHECK_OK(nearfield_search(index, &asked, K, &search, ids[0], scores[0], NULL));
+    search = (nearfield_search_options){.struct_size = sizeof(search), .recall = 0.96};
+    CHECK_OK(nearfield_set_tuning(index, table, 2, K, QUERIES));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "0.95",
+                nearfield_search(index, &asked, K, &search, ids[0], scores[0], NULL));
+    CHECK_OK(nearfield_set_tuning(index, NULL, 0, 0, 0));
+    CHECK(nearfield_tuning_size(index) == 0 && nearfield_tuning_size(opened) == 3 && nearfield_tuning_size(NULL) == 0);
+    nearfield_close(opened);
     nearfield_close(index);
 }
 
@@ -515,6 +634,8 @@ int main(int argc, char** argv) {
     test_bits("hamming");
     test_bits("jaccard");
     test_signs(argc > 1 ? argv[1] : "consumer_c.nearfield");
+    test_rerank_parameters();
+    test_tuning(argc > 1 ? argv[1] : "consumer_c.nearfield");
     test_files(argc > 1 ? argv[1] : "consumer_c.nearfield");
     test_errors();
     printf("nearfield %s (%s): ok\n", nearfield_version(), nearfield_cpu_level());

@@ -1,5 +1,6 @@
 // A C++ program around the library: handles in smart pointers, statuses as exceptions, vectors that lie inside larger
-// records, searches on several threads beside a writer. Compares with brute force; returns 0 if all is right.
+// records, searches on several threads beside a writer, declared recall. Compares with brute force; returns 0 if all is
+// right.
 #include <nearfield.h>
 
 #include <algorithm>
@@ -60,8 +61,8 @@ struct Document {
     char title[13];
 };
 
-std::vector<Document> make_documents(std::size_t n) {
-    std::mt19937 random(1);
+std::vector<Document> make_documents(std::size_t n, unsigned seed = 1) {
+    std::mt19937 random(seed);
     std::uniform_real_distribution<float> uniform(-1, 1);
     std::vector<Document> documents(n);
     for (Document& document : documents) {
@@ -86,11 +87,48 @@ struct Hits {
     std::vector<float> scores;
 };
 
-Hits search(const nearfield_index* index, const nearfield_vectors& queries, std::size_t k) {
+Hits search(const nearfield_index* index, const nearfield_vectors& queries, std::size_t k,
+            const nearfield_search_options* options = nullptr) {
     Hits hits{std::vector<std::int64_t>(queries.n * k), std::vector<std::int64_t>(queries.n),
               std::vector<float>(queries.n * k)};
-    check(nearfield_search(index, &queries, k, nullptr, hits.ids.data(), hits.scores.data(), hits.counts.data()));
+    check(nearfield_search(index, &queries, k, options, hits.ids.data(), hits.scores.data(), hits.counts.data()));
     return hits;
+}
+
+nearfield_search_options search_options() {
+    nearfield_search_options options{};
+    options.struct_size = sizeof options;
+    return options;
+}
+
+// The share of the true hits that a search finds.
+double measure_recall(const nearfield_index* index, const nearfield_vectors& queries, std::size_t k,
+                      const nearfield_search_options& options) {
+    nearfield_search_options exact = search_options();
+    exact.exact = 1;
+    const Hits truth = search(index, queries, k, &exact), found = search(index, queries, k, &options);
+    std::size_t right = 0;
+    for (std::size_t i = 0; i < truth.ids.size(); ++i) {
+        const auto first = found.ids.begin() + static_cast<std::ptrdiff_t>(i / k * k);
+        right += std::count(first, first + static_cast<std::ptrdiff_t>(k), truth.ids[i]) > 0;
+    }
+    return static_cast<double>(right) / static_cast<double>(truth.ids.size());
+}
+
+// Finds out how many candidates the recalls take, and keeps that in the index.
+void tune(nearfield_index* index, const nearfield_vectors& queries, std::size_t k, const std::vector<double>& recalls) {
+    std::vector<nearfield_tuning_entry> entries;
+    nearfield_search_options options = search_options();
+    options.oversample = 1;
+    for (const double recall : recalls) {
+        double measured = measure_recall(index, queries, k, options);
+        while (measured < recall) {
+            options.oversample *= 1.2;
+            measured = measure_recall(index, queries, k, options);
+        }
+        entries.push_back({recall, measured, options.oversample});
+    }
+    check(nearfield_set_tuning(index, entries.data(), entries.size(), k, queries.n));
 }
 
 void test_search(const std::vector<Document>& documents, const nearfield_index* index, double error) {
@@ -132,6 +170,29 @@ void test_threads(const std::vector<Document>& documents, nearfield_index* index
     }
     for (std::thread& reader : readers) reader.join();
     for (const std::string& failure : failures) expect(failure.empty(), failure);
+}
+
+// A coarse codec in front of a finer one: what was tuned with some queries holds for others.
+void test_declared_recall(const std::vector<Document>& documents, const std::string& path) {
+    const Index index = create(kDim, "cosine", "sign", "f16");
+    const nearfield_vectors vectors = vectors_of(documents, kDocuments);
+    check(nearfield_add(index.get(), &vectors, nullptr, nullptr, nullptr));
+    const std::vector<Document> asked = make_documents(400, 2);
+    const nearfield_vectors some = vectors_of(asked, 200), others{asked[200].vector, 200, kDim, sizeof(Document), 0};
+    tune(index.get(), some, kHits, {0.8, 0.9});
+    check(nearfield_save(index.get(), path.c_str()));
+    const Index mapped = open_mapped(path);
+    expect(nearfield_tuning_size(mapped.get()) == 2, "the file keeps what was tuned");
+    std::vector<nearfield_tuning_entry> entries(2);
+    check(nearfield_tuning(mapped.get(), entries.data(), entries.size()));
+    expect(entries[0].value < entries[1].value, "more recall takes more candidates");
+    for (const nearfield_tuning_entry& entry : entries) {
+        nearfield_search_options options = search_options();
+        options.recall = entry.recall;
+        expect(entry.measured >= entry.recall, "tuned until it was reached");
+        expect(measure_recall(mapped.get(), some, kHits, options) == entry.measured, "as it was measured");
+        expect(measure_recall(mapped.get(), others, kHits, options) > entry.recall - 0.03, "also for other queries");
+    }
 }
 
 int ones(const Document& a, const Document& b, bool either) {
@@ -198,6 +259,7 @@ int main(int argc, char** argv) try {
         test_errors(index.get());
     }
     test_fingerprints(documents, ids);
+    test_declared_recall(documents, path);
     std::cout << "nearfield " << nearfield_version() << ": ok\n";
     return 0;
 } catch (const std::exception& error) {
