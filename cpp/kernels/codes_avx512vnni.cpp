@@ -26,7 +26,7 @@ class Levels {
 };
 
 // Codes of eight bits are their own levels.
-struct Bytes {
+struct OwnLevels {
     template <size_t kPlace>
     __m512i at(__m512i bytes) const {
         return bytes;
@@ -34,68 +34,48 @@ struct Bytes {
 };
 
 void dot8(const uint8_t* codes, size_t units, const int8_t* queries, size_t width, int32_t* sums) {
-    products_of<Bytes, 1>(codes, units, Bytes(), queries, width, sums);
+    products_of<OwnLevels, 1>(codes, units, OwnLevels(), queries, width, sums);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Rows
-// ---------------------------------------------------------------------------------------------------------------------
+struct Bytes {
+    using Vector = __m512i;
+    using Integers = __m512i;
+    static constexpr size_t kBytes = 64;
 
-constexpr size_t kVector = 64;     // bytes
-constexpr size_t kRows = 4;        // scored together, so that they share the query and the sums across registers
-constexpr size_t kRowsAhead = 16;  // prefetched ahead in a list
-
-void prefetch(const uint8_t* row, size_t bytes) {
-    _mm_prefetch(reinterpret_cast<const char*>(row + bytes - 1), _MM_HINT_T0);
-    for (size_t at = 0; at < bytes; at += kVector) _mm_prefetch(reinterpret_cast<const char*>(row + at), _MM_HINT_T0);
-}
-
-// The sums of 16 lanes of four registers.
-__m128i sums_of(const __m512i* x) {
-    const __m512i low = _mm512_add_epi32(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
-    const __m512i high = _mm512_add_epi32(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
-    const __m512i four = _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
-    const __m256i two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
-    return _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
-}
-
-template <size_t kBits>
-void row_products(const uint8_t* data, size_t stride, const uint32_t* rows, size_t n, size_t bytes, const int8_t* query,
-                  int32_t* out) {
-    const __m512i mask = _mm512_set1_epi8(static_cast<char>((1u << kBits) - 1));
-    for (size_t i = 0; i < n; i += kRows) {
-        const uint8_t* row[kRows];
-        __m512i sums[kRows];
-        for (size_t r = 0; r < kRows; ++r) {
-            const size_t at = i + r < n ? i + r : n - 1;
-            row[r] = data + (rows ? rows[at] : at) * stride;
-            if (rows) prefetch(data + rows[at + kRowsAhead < n ? at + kRowsAhead : n - 1] * stride, bytes);
-            sums[r] = _mm512_setzero_si512();
-        }
-        for (size_t at = 0; at < bytes; at += kVector) {
-            const __mmask64 present = bytes - at < kVector ? (__mmask64{1} << (bytes - at)) - 1 : ~__mmask64{0};
-            __m512i x[kRows];
-            for (size_t r = 0; r < kRows; ++r) x[r] = _mm512_maskz_loadu_epi8(present, row[r] + at);
-            for (size_t place = 0; place < 8 / kBits; ++place) {
-                const __m512i values = _mm512_maskz_loadu_epi8(present, query + place * bytes + at);
-                for (size_t r = 0; r < kRows; ++r) {
-                    const __m512i codes = kBits == 8 ? x[r] : _mm512_and_si512(x[r], mask);
-                    sums[r] = _mm512_dpbusd_epi32(sums[r], codes, values);
-                    if (kBits < 8) x[r] = _mm512_srli_epi16(x[r], kBits);
-                }
-            }
-        }
-        const size_t left = n - i;
-        const auto stored = static_cast<__mmask8>((1u << (left < kRows ? left : kRows)) - 1);
-        _mm_mask_storeu_epi32(out + i, stored, sums_of(sums));
+    static Vector load(const uint8_t* at) { return _mm512_loadu_si512(at); }
+    static Vector load_first(const uint8_t* at, size_t n) {
+        return _mm512_maskz_loadu_epi8((__mmask64{1} << n) - 1, at);
     }
-}
+    static Integers zeros() { return _mm512_setzero_si512(); }
+    template <size_t kBits>
+    static Vector shifted(Vector x) {
+        return _mm512_srli_epi16(x, kBits);
+    }
+    template <size_t kBits>
+    static Vector lowest(Vector x) {
+        return kBits == 8 ? x : _mm512_and_si512(x, _mm512_set1_epi8(static_cast<char>((1u << kBits) - 1)));
+    }
+    static Integers plus_products(Integers sum, Vector codes, Vector query) {
+        return _mm512_dpbusd_epi32(sum, codes, query);
+    }
+    static Vector operand(Vector codes) { return codes; }
+    static int32_t row_start(const int8_t*, size_t) { return 0; }
+    // The sums of all lanes of four registers.
+    static void store_sums(const Integers* x, int32_t* out) {
+        const __m512i low = _mm512_add_epi32(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
+        const __m512i high = _mm512_add_epi32(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
+        const __m512i four = _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+        const __m256i two = _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                         _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1)));
+    }
+    static void prefetch(const uint8_t* row, size_t bytes) {
+        for (size_t at = 0; at < bytes; at += 64) _mm_prefetch(reinterpret_cast<const char*>(row + at), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(row + bytes - 1), _MM_HINT_T0);
+    }
+};
 
-void row_dot(const uint8_t* data, size_t stride, const uint32_t* rows, size_t n, size_t bytes, size_t b,
-             const int8_t* query, int32_t* sums) {
-    const auto run = b == 1 ? row_products<1> : b == 2 ? row_products<2> : b == 4 ? row_products<4> : row_products<8>;
-    run(data, stride, rows, n, bytes, query, sums);
-}
+#include "kernels/codes_rows.inc"
 
 }  // namespace
 

@@ -16,6 +16,7 @@ void fill_codes_scalar(KernelTable* table);
 void fill_dense_avx2(KernelTable* table);
 void fill_tile_avx2(KernelTable* table);
 void fill_bits_avx2(KernelTable* table);
+void fill_codes_avx2(KernelTable* table);
 #endif
 #if defined(NEARFIELD_HAVE_AVX512)
 void fill_dense_avx512(KernelTable* table);
@@ -59,7 +60,7 @@ const std::vector<Entry>& entries() {
     static const std::vector<Entry> all = {
         {Level::scalar, "scalar", {fill_dense_scalar, fill_tile_scalar, fill_bits_scalar, fill_codes_scalar}},
 #if defined(NEARFIELD_HAVE_AVX2)
-        {Level::avx2, "avx2", {fill_dense_avx2, fill_tile_avx2, fill_bits_avx2}},
+        {Level::avx2, "avx2", {fill_dense_avx2, fill_tile_avx2, fill_bits_avx2, fill_codes_avx2}},
 #endif
 #if defined(NEARFIELD_HAVE_AVX512)
         {Level::avx512, "avx512", {fill_dense_avx512, fill_tile_avx512, fill_codes_avx512}},
