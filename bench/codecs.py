@@ -395,7 +395,7 @@ COMPRESSED: dict[str, Callable[[Any, data.Floats | None], Any]] = {
     "pq8": lambda nf, queries: nf.PQ(48, bits=8, queries=queries),
     "opq4": lambda nf, queries: nf.PQ(96, bits=4, rotation="opq", queries=queries),
     "opq8": lambda nf, queries: nf.PQ(48, bits=8, rotation="opq", queries=queries),
-    "lean, rabitq1": lambda nf, queries: (nf.LeanVec(320, queries), nf.RaBitQ(1)),
+    "lean, rabitq1": lambda nf, queries: (nf.LeanVec(288, queries), nf.RaBitQ(1)),
 }
 
 
