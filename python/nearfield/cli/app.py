@@ -18,6 +18,7 @@ from .demo import demo
 from .errors import CommandError, UsageError
 from .info import info
 from .search import search
+from .tune import tune
 
 #: Every command, with the examples that its help ends in.
 COMMANDS: list[tuple[Callable[..., None], list[str]]] = [
@@ -27,7 +28,9 @@ COMMANDS: list[tuple[Callable[..., None], list[str]]] = [
         [
             "nearfield build docs.npy docs.nearfield",
             "nearfield build docs.npy docs.nearfield --codec int8 --rerank f32",
-            "nearfield build docs.npy docs.nearfield --codec sign --rerank f16",
+            "nearfield build docs.npy docs.nearfield --codec rabitq4 --rerank f16",
+            "nearfield build docs.npy docs.nearfield --codec pq4 \\",
+            "    --codec-option subspaces=48 --codec-option rotation=opq",
             "nearfield build codes.npy codes.nearfield --metric hamming",
             "nearfield build docs.parquet docs.nearfield --column embedding --ids id",
         ],
@@ -37,8 +40,15 @@ COMMANDS: list[tuple[Callable[..., None], list[str]]] = [
         [
             "nearfield search docs.nearfield queries.npy",
             "nearfield search docs.nearfield queries.npy -k 100 --output hits.parquet",
-            "nearfield search docs.nearfield queries.npy --oversample 10",
+            "nearfield search docs.nearfield queries.npy --recall 0.95",
             "nearfield search docs.nearfield queries.npy --filter ids.npy -o - | head",
+        ],
+    ),
+    (
+        tune,
+        [
+            "nearfield tune docs.nearfield",
+            "nearfield tune docs.nearfield --queries queries.npy --recall 0.95",
         ],
     ),
     (

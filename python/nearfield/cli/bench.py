@@ -35,7 +35,9 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    codec_option: options.CodecOption = None,
     rerank: options.Rerank = None,
+    rerank_option: options.RerankOption = None,
     oversample: options.Oversample = 4.0,
     screen: options.Screen = True,
     k: options.K = 10,
@@ -52,12 +54,14 @@ def bench(
     """
     if queries is None and not is_hdf5(vectors):
         raise UsageError(f"QUERIES: missing; {vectors} is no ann-benchmarks file that would bring its own")
+    names: list[str | None] = [*(codec or (None,))]
+    common = {"rerank": options.codec_of(rerank, rerank_option, "--rerank-option"), "oversample": oversample}
     configurations: list[dict[str, Any]] = [
-        {"codec": name, "rerank": rerank, "oversample": oversample, "screen": screen} for name in codec or (None,)
+        {"codec": options.codec_of(name, codec_option, "--codec-option"), **common, "screen": screen} for name in names
     ]
     for parameters in configurations:
         with reported(kind=UsageError):
-            nf.Flat(1, metric or "cosine", **parameters)
+            nf.Flat(options.ANY_DIM, metric or "cosine", **parameters)
     rows = read_vectors(vectors, column)
     asked = read_queries(vectors, "test") if queries is None else read_queries(queries, column)
     for path, array in ((vectors, rows), (queries or vectors, asked)):
@@ -73,13 +77,16 @@ def bench(
         with reported(vectors):
             index = nf.Flat(dim, metric, **parameters)
         parameters["codec"] = parameters["codec"] or index.codec
-        name = f"Flat {parameters['codec']}" + (f" + {rerank}" if rerank else "")
+        name = " ".join(["Flat", names[i] or str(index.codec), *(codec_option or [])])
+        if rerank is not None:
+            name = " ".join([name, "+", rerank, *(rerank_option or [])])
         with reported(name), progress_bar(f"Measuring {name}", i / len(configurations)):
             measured.append(measure(name, index, rows, asked, truth, threads, seconds))
     if as_json:
         for parameters, row in zip(configurations, measured, strict=True):
             setting = {"metric": metric, **parameters, "k": k, "vectors": len(rows), "dim": dim}
-            print(json.dumps({"index": "Flat", **setting, "queries": len(asked), **_figures(row), **_machine(threads)}))
+            shown = {"index": "Flat", **setting, "queries": len(asked), **_figures(row), **_machine(threads)}
+            print(json.dumps(shown, default=str))
         return
     console.print(f"{len(rows):,} vectors of dimension {dim}, {len(asked):,} queries, {metric}")
     console.print(measurements_table(measured, k))

@@ -41,7 +41,9 @@ def build(
             show_default=False,
         ),
     ] = None,
+    codec_option: options.CodecOption = None,
     rerank: options.Rerank = None,
+    rerank_option: options.RerankOption = None,
     oversample: options.Oversample = 4.0,
     screen: options.Screen = True,
     column: options.Column = None,
@@ -56,9 +58,15 @@ def build(
     threads: options.Threads = None,
 ) -> None:
     """Build an index from a file of vectors."""
-    make = partial(nf.Flat, codec=codec, rerank=rerank, oversample=oversample, screen=screen)
+    make = partial(
+        nf.Flat,
+        codec=options.codec_of(codec, codec_option, "--codec-option"),
+        rerank=options.codec_of(rerank, rerank_option, "--rerank-option"),
+        oversample=oversample,
+        screen=screen,
+    )
     with reported(kind=UsageError):
-        make(dim or 1, metric=metric or "cosine")
+        make(dim or options.ANY_DIM, metric=metric or "cosine")
     check_folder(index)
     rows = read_vectors(vectors, column)
     row_ids = None if ids is None else _read_ids(vectors, ids)

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 import nearfield as nf
+from nearfield.tuning import Tuning
 
 from .errors import CommandError
 from .output import console, facts, printable, size, table
+from .tune import show_tuning
 
 # The safetensors format allows no longer header.
 _LONGEST_HEADER = 100_000_000
@@ -56,16 +58,39 @@ def _show_machine() -> None:
 def _show_file(path: Path) -> None:
     metadata, tensors = _read_header(path)
     told = {key: value for key, value in metadata.items() if value and not key.startswith("checksum")}
+    tuning = _take_tuning(path, told)
+    for codec in ("codec", "rerank"):
+        parameters = [key for key in told if key.startswith(f"{codec}.")]
+        if codec in told and parameters:
+            values = [f"{key.partition('.')[2]}={told.pop(key)}" for key in parameters]
+            told[codec] += f" ({', '.join(values)})"
     shown = [(printable(key), printable(value)) for key, value in told.items()]
-    first = ["kind", "metric", "dim", "rows", "codec"]
+    first = ["kind", "metric", "dim", "rows", "codec", "rerank"]
     shown.sort(key=lambda pair: first.index(pair[0]) if pair[0] in first else len(first))
     console.print(facts([("file", str(path)), ("size", size(path.stat().st_size)), *shown]))
+    if tuning is not None:
+        show_tuning(tuning)
     contents = table("tensor", "type", "shape", "bytes", numbers_from=2)
     for tensor in tensors:
         if not tensor.name.startswith("_pad"):  # what aligns the others
             shape = " x ".join(f"{extent:,}" for extent in tensor.shape) or "scalar"
             contents.add_row(printable(tensor.name), printable(tensor.type), shape, f"{tensor.end - tensor.begin:,}")
     console.print(contents)
+
+
+def _take_tuning(path: Path, metadata: dict[str, str]) -> Tuning | None:
+    """Take what `nearfield tune` has measured out of the metadata of an index."""
+    if metadata.get("kind") != "flat" or "tuning.k" not in metadata:
+        return None
+    table: list[tuple[float, float, float]] = []
+    try:
+        k, queries, n = int(metadata.pop("tuning.k")), metadata.pop("tuning.queries"), int(metadata.pop("tuning.n"))
+        while f"tuning.{len(table)}" in metadata:
+            recall, measured, value = map(float, metadata.pop(f"tuning.{len(table)}").split())
+            table.append((recall, measured, value))
+    except (ValueError, KeyError):
+        raise CommandError(f"{path}: the tuning in its metadata is damaged") from None
+    return Tuning("oversample", k, queries, n, tuple(table))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,16 @@ def search(
             metavar="X", help="Candidates per result when reranking, in place of the index's own.", show_default=False
         ),
     ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="R",
+            help="Take the candidates for which nearfield tune measured this recall.",
+            show_default=False,
+        ),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare every vector by the finest codec.")] = False,
     mmap: Annotated[
         bool, typer.Option("--mmap", help="Map the index: opens at once, verifies its header only.")
@@ -67,7 +77,9 @@ def search(
         with reported(filter):
             allowed = opened.prepare_filter(read_filter(filter))
     with reported(f"{index}, {queries}"):
-        hits = opened.search(vectors, k, filter=allowed, threads=threads, oversample=oversample, exact=exact)
+        hits = opened.search(
+            vectors, k, filter=allowed, threads=threads, oversample=oversample, recall=recall, exact=exact
+        )
     write(hits)
     if output not in (None, STDOUT):
         console.print(f"{output}: {len(hits):,} queries, {hits.ids.shape[1]:,} results each", soft_wrap=True)
