@@ -379,6 +379,8 @@ class PQ(_Quantizer):
         self._keep("queries", 2)
         if self.anisotropic is not None:
             self._check_number("anisotropic", 0, 1)
+            if self.anisotropic == 0:
+                raise ValueError("anisotropic: 0 given, expected more, up to 1, or None")
         self._check_count("seed")
         self._check_arrays()
 
@@ -419,7 +421,16 @@ class PQ(_Quantizer):
     def _parameters(self) -> dict[str, str]:
         parameters = super()._parameters()
         del parameters["rotation"], parameters["queries"]  # those of the step in front
+        for name in ("subspaces", "anisotropic"):
+            if getattr(self, name) is None:
+                parameters[name] = "0"
         return parameters
+
+    @classmethod
+    def _of(cls, parameters: dict[str, str]) -> PQ:
+        values = {name: parameters.get(name, "none") for name in ("subspaces", "anisotropic")}
+        codec: PQ = super()._of(parameters | {name: "none" if text == "0" else text for name, text in values.items()})
+        return codec
 
     def _parts(self, dim: int) -> int:
         return self.subspaces or -(-dim // self.bits)
@@ -522,7 +533,7 @@ def spec_of(codec: Any, name: str = "codec") -> tuple[str, dict[str, str]]:
     return kind, parameters
 
 
-def of_spec(name: str, parameters: dict[str, str]) -> Any:
+def of_spec(name: str, parameters: dict[str, str]) -> Codec:
     """A codec as a user would write it: a short name if that says it all."""
     own = dict(parameters)
     chain: list[Any] = []
@@ -533,7 +544,7 @@ def of_spec(name: str, parameters: dict[str, str]) -> Any:
             own.update(found)  # the last one: it belongs to the codec
             break
         chain.append(_TRANSFORMS[kind]._of(found))
-    last: str | _Quantizer = name
+    last: Codec = name
     if name in _KINDS:
         codec = _KINDS[name]._of(own)
         last = codec._short() or codec

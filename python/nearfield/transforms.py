@@ -200,8 +200,8 @@ class RandomRotation(Transform):
     """
     A random rotation, which spreads information evenly over the dimensions.
 
-    It costs no memory and little time. Dimensions are filled up to a multiple of 64. What follows it must not learn
-    from NumPy (`PCA`, `LeanVec`, rotations and query-aware codebooks): that would only turn it back.
+    It costs no memory and little time. What learns a rotation or projection itself (`PCA`, `LeanVec`, `PQ` with a
+    rotation) cannot follow it: that would only turn it back.
 
     Parameters
     ----------
