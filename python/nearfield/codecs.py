@@ -421,6 +421,7 @@ class PQ(_Quantizer):
     def _parameters(self) -> dict[str, str]:
         parameters = super()._parameters()
         del parameters["rotation"], parameters["queries"]  # those of the step in front
+        del parameters["codebook"]
         for name in ("subspaces", "anisotropic"):
             if getattr(self, name) is None:
                 parameters[name] = "0"
