@@ -1,7 +1,6 @@
 #include "codecs/kmeans.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <random>
 
 #include "kernels/dispatch.hpp"
@@ -22,7 +21,34 @@ class Clusters {
         }
     }
 
-    float at(size_t i, size_t d) const { return points_[(i / kGroup * dim_ + d) * kGroup + i % kGroup]; }
+    // Draws centroids among the points, each one with a probability proportional to its squared distance from the
+    // nearest of those before it (k-means++; Arthur, Vassilvitskii 2007).
+    std::vector<float> draw(size_t count, std::mt19937_64& random) {
+        const auto nearest = kernels::active().codes.nearest;
+        std::vector<float> centroids;
+        std::fill(squared_.begin(), squared_.end(), 1.0f);
+        for (size_t c = 0; c < count; ++c) {
+            double left = 0;
+            for (const float squared : squared_) left += static_cast<double>(squared);
+            left *= static_cast<double>(random() >> 11) * 0x1p-53;
+            size_t drawn = 0;
+            while (drawn + 1 < n_ && left >= static_cast<double>(squared_[drawn])) {
+                left -= static_cast<double>(squared_[drawn++]);
+            }
+            for (size_t d = 0; d < dim_; ++d) {
+                centroids.push_back(points_[(drawn / kGroup * dim_ + d) * kGroup + drawn % kGroup]);
+            }
+            uint32_t index[kGroup];
+            float squared[kGroup];
+            for (size_t first = 0; first < n_; first += kGroup) {
+                nearest(points_.data() + first * dim_, centroids.data() + c * dim_, 1, dim_, index, squared);
+                for (size_t i = first; i < std::min(n_, first + kGroup); ++i) {
+                    squared_[i] = c == 0 ? squared[i - first] : std::min(squared_[i], squared[i - first]);
+                }
+            }
+        }
+        return centroids;
+    }
 
     // Returns whether any point changed over to another centroid.
     bool assign(const std::vector<float>& centroids) {
@@ -101,15 +127,8 @@ void interleave_points(const float* points, size_t stride, size_t n, size_t dim,
 std::vector<float> kmeans(const float* points, size_t stride, size_t n, size_t dim, size_t count, uint64_t seed,
                           size_t rounds) {
     Clusters clusters(points, stride, n, dim);
-    std::vector<size_t> order(n);
-    std::iota(order.begin(), order.end(), size_t{0});
     std::mt19937_64 random(seed);
-    std::vector<float> centroids;
-    for (size_t c = 0; c < count; ++c) {  // the first draws of a shuffle
-        std::swap(order[c], order[c + random() % (n - c)]);
-        const float* point = points + order[c] * stride;
-        centroids.insert(centroids.end(), point, point + dim);
-    }
+    std::vector<float> centroids = clusters.draw(count, random);
     for (size_t round = 0; round < rounds; ++round) {
         if (!clusters.assign(centroids) && round > 0) break;
         clusters.update(centroids);

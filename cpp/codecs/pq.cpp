@@ -29,6 +29,10 @@ struct Split {
     size_t centroids() const { return size_t{1} << bits; }
     // Dimensions of subspace m that are not padding.
     size_t used(size_t m) const { return std::min(dim, (m + 1) * subdim()) - std::min(dim, m * subdim()); }
+    // Code of subspace m; a number of bits that is known when compiling makes it shifts in place of divisions.
+    unsigned code(const std::byte* row, size_t m) const {
+        return bits == 4 ? get_code(row, 4, m) : get_code(row, 8, m);
+    }
     // A row has no factors: its distance is a sum of table entries.
     GroupLayout layout() const { return {(subspaces * bits + 31) / 32, 0, false}; }
 };
@@ -71,10 +75,13 @@ class Codebook {
         const float* lanes = lanes_.data();
         for (size_t m = 0; m < split_.subspaces; ++m) {
             for (size_t block = 0; block < blocks; ++block) {
-                double sums[kLanes] = {};
+                double sums[kLanes];
                 for (size_t d = 0; d < subdim; ++d, lanes += kLanes) {
                     const double x = vector[m * subdim + d];
-                    for (size_t j = 0; j < kLanes; ++j) sums[j] += term(x, static_cast<double>(lanes[j]));
+                    for (size_t j = 0; j < kLanes; ++j) {
+                        const double value = term(x, static_cast<double>(lanes[j]));
+                        sums[j] = d == 0 ? value : sums[j] + value;
+                    }
                 }
                 out = std::copy_n(sums, kLanes, out);
             }
@@ -119,20 +126,10 @@ class PqQuery final : public GroupQuery {
 
     void settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept override {
         const double* vector = queries_.data() + query * split_.padded();
-        const size_t subdim = split_.subdim();
         for (size_t i = 0; i < n; ++i) {
             const std::byte* row = rows.data + (list ? list[i] : i) * rows.stride;
-            double total = 0;
-            for (size_t m = 0; m < split_.subspaces; ++m) {
-                const float* centroid = codebook_.centroid(m, get_code(row, split_.bits, m));
-                double sum = 0;
-                for (size_t d = 0; d < subdim; ++d) {
-                    const double x = vector[m * subdim + d], c = static_cast<double>(centroid[d]);
-                    sum += metric_ == Metric::l2 ? (x - c) * (x - c) : x * c;
-                }
-                total += sum;
-            }
-            out[i] = metric_ == Metric::l2 ? total : 0.0 - total;
+            out[i] = metric_ == Metric::l2 ? sum_over(row, vector, [](double x, double c) { return (x - c) * (x - c); })
+                                           : 0.0 - sum_over(row, vector, [](double x, double c) { return x * c; });
         }
     }
 
@@ -144,10 +141,41 @@ class PqQuery final : public GroupQuery {
     }
 
   private:
+    // The sum of a term over all dimensions of a padded vector and of what a row stands for.
+    template <class Term>
+    double sum_over(const std::byte* row, const double* vector, const Term& term) const {
+        const size_t subdim = split_.subdim();
+        double sums[4] = {};
+        for (size_t m = 0; m < split_.subspaces; ++m) {
+            const double* x = vector + m * subdim;
+            const float* centroid = codebook_.centroid(m, split_.code(row, m));
+            size_t d = 0;
+            for (; d + 4 <= subdim; d += 4) {
+                for (size_t j = 0; j < 4; ++j) sums[j] += term(x[d + j], static_cast<double>(centroid[d + j]));
+            }
+            for (; d < subdim; ++d) sums[d % 4] += term(x[d], static_cast<double>(centroid[d]));
+        }
+        return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+
     static size_t table_bytes(const Split& split) { return split.layout().units * 32 / split.bits * split.centroids(); }
     // The tables of a tile stay in the first-level cache.
     static size_t tile_of(const Split& split) {
         return std::clamp<size_t>((size_t{24} << 10) / table_bytes(split), 1, kernels::kTile);
+    }
+
+    // The smallest and the largest value; `count` is a multiple of kLanes. In lanes, so that it becomes vector code.
+    static std::pair<double, double> range(const double* values, size_t count) {
+        constexpr size_t kLanes = 8;
+        double low[kLanes], high[kLanes];
+        for (size_t j = 0; j < kLanes; ++j) low[j] = high[j] = values[j];
+        for (size_t c = kLanes; c < count; c += kLanes) {
+            for (size_t j = 0; j < kLanes; ++j) {
+                low[j] = values[c + j] < low[j] ? values[c + j] : low[j];
+                high[j] = values[c + j] > high[j] ? values[c + j] : high[j];
+            }
+        }
+        return {*std::min_element(low, low + kLanes), *std::max_element(high, high + kLanes)};
     }
 
     // Sets the tables and terms of query q: an entry is least + step * byte, off by at most step / 2, where `least` is
@@ -158,12 +186,12 @@ class PqQuery final : public GroupQuery {
         double base = 0, widest = 0, total = 0;
         size_t varied = 0;  // tables whose entries are not all the same
         for (size_t m = 0; m < split_.subspaces; ++m) {
-            const auto [low, high] = std::minmax_element(exact + m * count, exact + (m + 1) * count);
-            least[m] = *low;
-            base += *low;
-            total += *high - *low;
-            widest = std::max(widest, *high - *low);
-            varied += *high > *low ? 1 : 0;
+            const auto [low, high] = range(exact + m * count, count);
+            least[m] = low;
+            base += low;
+            total += high - low;
+            widest = std::max(widest, high - low);
+            varied += high > low ? 1 : 0;
         }
         Terms& terms = terms_[q];
         terms.base = static_cast<float>(base);
@@ -261,7 +289,7 @@ class PqCodec final : public GroupCodec {
         for (size_t i = 0; i < n; ++i) {
             const std::byte* row = rows.data + (list ? list[i] : i) * rows.stride;
             for (size_t m = 0; m < split_.subspaces; ++m) {
-                out = std::copy_n(codebook_->centroid(m, get_code(row, split_.bits, m)), split_.used(m), out);
+                out = std::copy_n(codebook_->centroid(m, split_.code(row, m)), split_.used(m), out);
             }
         }
     }
