@@ -17,18 +17,20 @@ each_level = pytest.mark.parametrize("level", LEVELS)
 WIDE = {"dot_f32", "l2_f32", "tile_f32", "quantize", "encode_f16", "encode_bf16"} | {
     f"settle_{name}" for name in ("f32", "f16", "bf16", "int8", "uint8")
 }
-INTEGER = {"dot_int8", "dot_uint8", "tile_u8"}
+WIDE |= {"codes_estimate", "codes_nearest", "codes_hadamard"}
+INTEGER = {"dot_int8", "dot_uint8", "tile_u8", "codes_dot2", "codes_dot4", "codes_dot8", "codes_row_dot"}
 BITS = {"bits_xor", "bits_and", "bits_select", "bits_interleave", "bits_hamming", "bits_planes"}
-ALL = WIDE | INTEGER | BITS | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
+SUMS = {"codes_sum4", "codes_sum8"}
+ALL = WIDE | INTEGER | BITS | SUMS | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
 # The kernels that a level has of its own; the others it takes from the levels below.
 OWN = {
     "scalar": ALL,
-    "avx2": ALL,
+    "avx2": ALL - {"codes_sum8"},
     "avx512": WIDE,
     "avx512vnni": INTEGER,
-    "avx512icl": BITS,
+    "avx512icl": BITS | SUMS | {"codes_dot2", "codes_dot4"},
     "avx512bf16": {"dot_bf16"},
-    "neon": ALL - {"bits_select"},
+    "neon": ALL - {"bits_select", "codes_sum8"},
     "neondot": INTEGER,
 }
 

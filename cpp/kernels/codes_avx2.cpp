@@ -100,12 +100,6 @@ struct Bytes {
 #include "kernels/codes_rows.inc"
 #include "kernels/codes_units.inc"
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Sums of table entries of codes of four bits
-// ---------------------------------------------------------------------------------------------------------------------
-
-constexpr size_t kPlaces = 8;  // codes of a unit
-
 // The codes of a unit as bytes, a register for each place: those of vector 8 * k + 4 * half + t lie at 4 * k + t in
 // each half.
 void spread(const uint8_t* unit, uint8_t* out) {
@@ -125,44 +119,34 @@ void spread(const uint8_t* unit, uint8_t* out) {
     }
 }
 
-// Adds sums of 16 bits to 16 sums.
-void add_words(__m256i words, int32_t* sums) {
-    const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(words));
-    const __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1));
-    Bytes::store(sums, _mm256_add_epi32(Bytes::load(sums), low));
-    Bytes::store(sums + 8, _mm256_add_epi32(Bytes::load(sums + 8), high));
-}
-
-void sum4(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums) {
-    constexpr size_t kUnits = 32;  // whose entries fit a sum of 16 bits: 32 * 8 * 255 < 2^16
-    constexpr size_t kTables = kPlaces * 16;
-    memset(sums, 0, width * kGroup * sizeof(*sums));
-    for (size_t start = 0; start < units; start += kUnits) {
-        const size_t block = units - start < kUnits ? units - start : kUnits;
-        alignas(32) uint8_t places[kUnits * kPlaces * kGroup];
-        for (size_t u = 0; u < block; ++u) {
-            spread(codes + (start + u) * kUnitBytes, places + u * kPlaces * kGroup);
-        }
-        for (size_t q = 0; q < width; ++q) {
-            // Sums of the words of two entries, modulo 2^16, and of their upper bytes alone.
-            __m256i both = _mm256_setzero_si256(), upper = both;
-            for (size_t u = 0; u < block; ++u) {
-                const uint8_t* table = tables + ((start + u) * width + q) * kTables;
-                for (size_t place = 0; place < kPlaces; ++place) {
-                    const __m256i at = Bytes::load(places + (u * kPlaces + place) * kGroup);
-                    const __m256i entries = Bytes::look_up(Bytes::table(table + place * 16), at);
-                    both = _mm256_add_epi16(both, entries);
-                    upper = _mm256_add_epi16(upper, _mm256_srli_epi16(entries, 8));
-                }
-            }
-            const __m256i lower = _mm256_sub_epi16(both, _mm256_slli_epi16(upper, 8));
-            // In each half of each of these are the sums of vectors 4 * half and on, and of those eight further on.
-            const __m256i first = _mm256_unpacklo_epi16(lower, upper), last = _mm256_unpackhi_epi16(lower, upper);
-            add_words(_mm256_permute4x64_epi64(first, 0xd8), sums + q * kGroup);
-            add_words(_mm256_permute4x64_epi64(last, 0xd8), sums + q * kGroup + 16);
-        }
+// Sums of entries in 16 bits: of the words of two of them, modulo 2^16, and of the upper bytes of these alone.
+class Entries {
+  public:
+    void add(const uint8_t* table, const uint8_t* codes) {
+        const __m256i entries = Bytes::look_up(Bytes::table(table), Bytes::load(codes));
+        both_ = _mm256_add_epi16(both_, entries);
+        upper_ = _mm256_add_epi16(upper_, _mm256_srli_epi16(entries, 8));
     }
-}
+    void add_to(int32_t* sums) const {
+        const __m256i lower = _mm256_sub_epi16(both_, _mm256_slli_epi16(upper_, 8));
+        // In each half of each of these are the sums of vectors 4 * half and on, and of those eight further on.
+        const __m256i first = _mm256_unpacklo_epi16(lower, upper_), last = _mm256_unpackhi_epi16(lower, upper_);
+        add_words(_mm256_permute4x64_epi64(first, 0xd8), sums);
+        add_words(_mm256_permute4x64_epi64(last, 0xd8), sums + 16);
+    }
+
+  private:
+    static void add_words(__m256i words, int32_t* sums) {
+        const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(words));
+        const __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1));
+        Bytes::store(sums, _mm256_add_epi32(Bytes::load(sums), low));
+        Bytes::store(sums + 8, _mm256_add_epi32(Bytes::load(sums + 8), high));
+    }
+
+    __m256i both_ = _mm256_setzero_si256(), upper_ = _mm256_setzero_si256();
+};
+
+#include "kernels/codes_entries.inc"
 
 }  // namespace
 

@@ -39,10 +39,12 @@ void fill_dense_avx512bf16(KernelTable* table);
 void fill_dense_neon(KernelTable* table);
 void fill_tile_neon(KernelTable* table);
 void fill_bits_neon(KernelTable* table);
+void fill_codes_neon(KernelTable* table);
 #endif
 #if defined(NEARFIELD_HAVE_NEONDOT)
 void fill_dense_neondot(KernelTable* table);
 void fill_tile_neondot(KernelTable* table);
+void fill_codes_neondot(KernelTable* table);
 #endif
 
 namespace {
@@ -75,10 +77,10 @@ const std::vector<Entry>& entries() {
         {Level::avx512bf16, "avx512bf16", {fill_dense_avx512bf16}},
 #endif
 #if defined(NEARFIELD_HAVE_NEON)
-        {Level::neon, "neon", {fill_dense_neon, fill_tile_neon, fill_bits_neon}},
+        {Level::neon, "neon", {fill_dense_neon, fill_tile_neon, fill_bits_neon, fill_codes_neon}},
 #endif
 #if defined(NEARFIELD_HAVE_NEONDOT)
-        {Level::neondot, "neondot", {fill_dense_neondot, fill_tile_neondot}},
+        {Level::neondot, "neondot", {fill_dense_neondot, fill_tile_neondot, fill_codes_neondot}},
 #endif
     };
     return all;

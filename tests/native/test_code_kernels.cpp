@@ -127,11 +127,11 @@ void test_groups() {
             for (const size_t bits : {4, 8}) test_sum(bits, units, width, largest);
         }
     };
-    for (const size_t units : {1, 2, 3, 4, 5, 7, 8, 12, 31, 32, 33, 48, 63, 64, 65, 100}) {
+    for (const size_t units : {1, 2, 3, 8, 33}) {
         for (size_t width = 1; width <= kTile; ++width) test(units, width);
     }
-    for (size_t units = 1; units <= 100; ++units) test(units, 1 + units % kTile);
-    for (const size_t width : {1, 5, 12}) test(1000, width);
+    for (size_t units = 1; units <= 100; ++units) test(units, 1 + units % 5);
+    for (const size_t width : {1, 12}) test(1000, width);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -705,17 +705,26 @@ void test_slots() {
     Slots all = {"dot_f32",      "dot_f16",    "dot_bf16",    "dot_int8",   "dot_uint8",   "l2_f32",
                  "l2_f16",       "l2_bf16",    "settle_f32",  "settle_f16", "settle_bf16", "settle_int8",
                  "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32",    "tile_u8"};
-    all.insert(bits.begin(), bits.end());
-    const Slots wide = {"dot_f32",      "l2_f32",     "settle_f32",  "settle_f16", "settle_bf16", "settle_int8",
-                        "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32"};
-    const Slots integer_products = {"dot_int8", "dot_uint8", "tile_u8"};
-    Slots neon = all;
+    const Slots code_products = {"codes_dot2", "codes_dot4", "codes_dot8", "codes_row_dot"};
+    const Slots code_floats = {"codes_estimate", "codes_nearest", "codes_hadamard"};
+    const Slots code_sums = {"codes_sum4", "codes_sum8"};
+    for (const Slots& more : {bits, code_products, code_floats, code_sums}) all.insert(more.begin(), more.end());
+    Slots wide = {"dot_f32",      "l2_f32",     "settle_f32",  "settle_f16", "settle_bf16", "settle_int8",
+                  "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32"};
+    wide.insert(code_floats.begin(), code_floats.end());
+    Slots integer_products = {"dot_int8", "dot_uint8", "tile_u8"};
+    integer_products.insert(code_products.begin(), code_products.end());
+    Slots bytes = {"codes_dot2", "codes_dot4"};
+    for (const Slots& more : {bits, code_sums}) bytes.insert(more.begin(), more.end());
+    Slots avx2 = all, neon = all;
+    avx2.erase("codes_sum8");
+    neon.erase("codes_sum8");
     neon.erase("bits_select");
     const std::map<std::string_view, Slots> filled = {
-        {"scalar", all},     {"avx2", all},
-        {"avx512", wide},    {"avx512vnni", integer_products},
-        {"avx512icl", bits}, {"avx512bf16", {"dot_bf16"}},
-        {"neon", neon},      {"neondot", integer_products},
+        {"scalar", all},      {"avx2", avx2},
+        {"avx512", wide},     {"avx512vnni", integer_products},
+        {"avx512icl", bytes}, {"avx512bf16", {"dot_bf16"}},
+        {"neon", neon},       {"neondot", integer_products},
     };
     for (const KernelTable* table : levels()) {
         Slots named, own;
