@@ -213,6 +213,11 @@ class CodeAdapter(Protocol):
     def nbytes(self) -> int: ...
 
 
+def parts(dim: int, width: int) -> int:
+    """Subspaces of at least this width that divide the dimension, as faiss wants them."""
+    return max(count for count in range(1, dim // width + 1) if dim % count == 0)
+
+
 # Codecs of this library by the names that results have, made for a dimension.
 CODECS: dict[str, Callable[[Any, int], Any]] = {
     "sq8": lambda nf, dim: nf.SQ(8),
@@ -221,10 +226,10 @@ CODECS: dict[str, Callable[[Any, int], Any]] = {
     "lvq8": lambda nf, dim: nf.LVQ(8),
     "lvq4": lambda nf, dim: nf.LVQ(4),
     "lvq4x8": lambda nf, dim: nf.LVQ(4, residual=8),
-    "pq8, dim/8": lambda nf, dim: nf.PQ(dim // 8, bits=8),
-    "pq4, dim/4": lambda nf, dim: nf.PQ(dim // 4, bits=4),
-    "pq4, dim/2": lambda nf, dim: nf.PQ(dim // 2, bits=4),
-    "opq4, dim/4": lambda nf, dim: nf.PQ(dim // 4, bits=4, rotation="opq"),
+    "pq8, dim/8": lambda nf, dim: nf.PQ(parts(dim, 8), bits=8),
+    "pq4, dim/4": lambda nf, dim: nf.PQ(parts(dim, 4), bits=4),
+    "pq4, dim/2": lambda nf, dim: nf.PQ(parts(dim, 2), bits=4),
+    "opq4, dim/4": lambda nf, dim: nf.PQ(parts(dim, 4), bits=4, rotation="opq"),
     "rabitq1": lambda nf, dim: nf.RaBitQ(1),
     "rabitq2": lambda nf, dim: nf.RaBitQ(2),
     "rabitq4": lambda nf, dim: nf.RaBitQ(4),
@@ -272,9 +277,9 @@ class FaissCodes:
             "SQ8": lambda: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit, measure),
             "SQ6": lambda: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_6bit, measure),
             "SQ4": lambda: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_4bit, measure),
-            "PQ, dim/8": lambda: faiss.IndexPQ(dim, dim // 8, 8, measure),
-            "PQ fast-scan, dim/4": lambda: faiss.IndexPQFastScan(dim, dim // 4, 4, measure),
-            "PQ fast-scan, dim/2": lambda: faiss.IndexPQFastScan(dim, dim // 2, 4, measure),
+            "PQ, dim/8": lambda: faiss.IndexPQ(dim, parts(dim, 8), 8, measure),
+            "PQ fast-scan, dim/4": lambda: faiss.IndexPQFastScan(dim, parts(dim, 4), 4, measure),
+            "PQ fast-scan, dim/2": lambda: faiss.IndexPQFastScan(dim, parts(dim, 2), 4, measure),
             "RaBitQ fast-scan": lambda: faiss.IndexRaBitQFastScan(dim, measure),
         }
         self._index = makers[what.removesuffix(", rotated")]()
