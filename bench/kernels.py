@@ -21,7 +21,7 @@ DIMS = [100, 384, 1536]
 MEMORY_DIM = 384
 BIT_DIMS = [64, 128, 256, 384, 768, 1024, 10_000]  # all of them from memory too
 # What scans rows or groups in bulk; the others touch single rows.
-SCANS = ("dot", "l2", "tile", "bits")
+SCANS = ("dot", "l2", "tile", "bits", "codes_dot", "codes_sum")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

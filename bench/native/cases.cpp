@@ -1,6 +1,7 @@
 #include "cases.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -23,6 +24,7 @@ void fill_limits_neondot(Limits* limits);
 namespace {
 
 using kernels::BitKernels;
+using kernels::CodeKernels;
 using kernels::DenseKernels;
 using kernels::KernelTable;
 using kernels::kGroup;
@@ -199,14 +201,14 @@ class Collector {
         };
         for (const auto& [name, member] :
              {std::pair{"bits_xor", &BitKernels::xor_counts}, std::pair{"bits_and", &BitKernels::and_counts}}) {
-            if (!own(member)) continue;
+            if (!own(&KernelTable::bits, member)) continue;
             const auto out = std::make_shared<std::vector<uint32_t>>(kBatch);
             add_rows(name, 3.0 * static_cast<double>(words),
                      [=, f = table_.bits.*member](const uint8_t* rows, size_t count) {
                          f(query->data(), rows, row_bytes, nullptr, count, row_bytes, out->data());
                      });
         }
-        if (own(&BitKernels::interleave)) {
+        if (own(&KernelTable::bits, &BitKernels::interleave)) {
             const auto out = std::make_shared<std::vector<uint64_t>>(words * kGroup);
             add_rows("bits_interleave", 0, [=, f = table_.bits.interleave](const uint8_t* rows, size_t count) {
                 for (size_t first = 0; first < count; first += kGroup) {
@@ -214,12 +216,31 @@ class Collector {
                 }
             });
         }
-        if (own(&BitKernels::hamming_tile)) {
+        if (own(&KernelTable::bits, &BitKernels::hamming_tile)) {
             for (const size_t width : {size_t{1}, kernels::kBitTile}) hamming_tile(words, width);
         }
-        if (own(&BitKernels::planes)) {
+        if (own(&KernelTable::bits, &BitKernels::planes)) {
             for (const size_t width : {size_t{1}, kernels::kBitPlanes}) planes(words, width);
         }
+    }
+
+    // Groups of codes of `dim` dimensions, or of as many bits in the codes of subspaces.
+    void codes() {
+        for (const size_t width : {size_t{1}, kernels::kTile}) {
+            code_products("dot2", 2, &CodeKernels::dot2, width);
+            code_products("dot4", 4, &CodeKernels::dot4, width);
+            const size_t units = (dim_ + 3) / 4;
+            const auto queries = std::make_shared<std::vector<int8_t>>(random_bytes<int8_t>(4 * units * width));
+            code_groups(
+                "dot8", &CodeKernels::dot8, units, width, kUnitInt8, 2 * dim_ * width,
+                [=](auto f, const uint8_t* group, int32_t* sums) { f(group, units, queries->data(), width, sums); });
+            code_sums("sum4", 4, &CodeKernels::sum4, width);
+        }
+        code_sums("sum8", 8, &CodeKernels::sum8, 1);
+        estimate();
+        for (const size_t bits : {1, 4, 8}) code_rows(bits);
+        nearest();
+        hadamard();
     }
 
     std::vector<Case> take() { return std::move(cases_); }
@@ -231,9 +252,9 @@ class Collector {
         return kernel != nullptr && (below_ == nullptr || below_->dense[type].*member != kernel);
     }
 
-    template <class Member>
-    bool own(Member member) const {
-        return below_ == nullptr || below_->bits.*member != table_.bits.*member;
+    template <class Family, class Member>
+    bool own(Family family, Member member) const {
+        return below_ == nullptr || below_->*family.*member != table_.*family.*member;
     }
 
     static std::shared_ptr<std::vector<uint64_t>> random_words(size_t n) {
@@ -284,6 +305,110 @@ class Collector {
                        f(reinterpret_cast<const uint64_t*>(group), reinterpret_cast<const float*>(group + code_bytes),
                          &planes, low);
                    });
+    }
+
+    // A case over groups of `units` units of codes, of which `run(kernel, group, sums)` sums up one.
+    template <class Member, class Run>
+    void code_groups(const std::string& name, Member member, size_t units, size_t width, Unit unit, size_t operations,
+                     Run run) {
+        if (!own(&KernelTable::codes, member)) return;
+        const size_t group_bytes = units * kGroup * 4;
+        const auto fill = [=](uint8_t* buffer, size_t bytes) {
+            const auto group = random_bytes<uint8_t>(group_bytes);
+            std::copy(group.begin(), group.end(), buffer);
+            return repeat(buffer, bytes, group_bytes) * kGroup;
+        };
+        const auto all = [=, f = table_.codes.*member](const uint8_t* buffer, size_t vectors) {
+            int32_t sums[kernels::kTile * kGroup];
+            for (size_t group = 0; group < vectors / kGroup; ++group) run(f, buffer + group * group_bytes, sums);
+        };
+        cases_.push_back({"codes", "codes_" + name + "_x" + std::to_string(width), table_.name, unit,
+                          static_cast<double>(group_bytes) / kGroup, static_cast<double>(operations), fill, all});
+    }
+
+    template <class Member>
+    void code_products(const char* name, size_t bits, Member member, size_t width) {
+        const size_t values = 32 / bits, units = (dim_ + values - 1) / values;
+        const auto queries = std::make_shared<std::vector<int8_t>>(random_bytes<int8_t>(units * values * width));
+        code_groups(name, member, units, width, kUnitInt8, 2 * dim_ * width,
+                    [=](auto f, const uint8_t* group, int32_t* sums) {
+                        static constexpr uint8_t kLevels[16] = {0, 80, 160, 240, 0, 80, 160, 240,
+                                                                0, 80, 160, 240, 0, 80, 160, 240};
+                        f(group, units, kLevels, queries->data(), width, sums);
+                    });
+    }
+
+    template <class Member>
+    void code_sums(const char* name, size_t bits, Member member, size_t width) {
+        const size_t units = (dim_ + 31) / 32, entries = 32 / bits << bits;
+        const auto tables = std::make_shared<std::vector<uint8_t>>(random_bytes<uint8_t>(units * width * entries));
+        code_groups(name, member, units, width, kUnitInt8, 0,
+                    [=](auto f, const uint8_t* group, int32_t* sums) { f(group, units, tables->data(), width, sums); });
+    }
+
+    // A case over groups of `floats` floats for each vector.
+    template <class Run>
+    void float_groups(const char* name, size_t floats, double operations, Run run) {
+        const auto all = [=](const uint8_t* buffer, size_t vectors) {
+            for (size_t first = 0; first + kGroup <= vectors; first += kGroup) {
+                run(reinterpret_cast<const float*>(buffer) + first * floats);
+            }
+        };
+        cases_.push_back({"codes", name, table_.name, kUnitF32, static_cast<double>(floats * sizeof(float)), operations,
+                          fill_rows(kernels::kF32, floats), all});
+    }
+
+    void estimate() {
+        if (!own(&KernelTable::codes, &CodeKernels::estimate)) return;
+        float_groups("codes_estimate", 4, 10, [f = table_.codes.estimate](const float* factors) {
+            static constexpr int32_t kSums[kGroup] = {};
+            const float *mul = factors + kGroup, *off = mul + kGroup, *err = off + kGroup;
+            const kernels::Estimate terms{1, 1, 1, 1, 1, 0, factors, mul, off, err};
+            float distance[kGroup];
+            f(kSums, &terms, distance);
+        });
+    }
+
+    void code_rows(size_t bits) {
+        if (!own(&KernelTable::codes, &CodeKernels::row_dot)) return;
+        const size_t row_bytes = (dim_ * bits + 31) / 32 * 4;
+        const auto query = std::make_shared<std::vector<int8_t>>(random_bytes<int8_t>(8 / bits * row_bytes));
+        const auto out = std::make_shared<std::vector<int32_t>>(kBatch);
+        const auto run = [=, f = table_.codes.row_dot](const uint8_t* rows, size_t count) {
+            f(rows, row_bytes, nullptr, count, row_bytes, bits, query->data(), out->data());
+        };
+        cases_.push_back({"codes", "codes_row_dot" + std::to_string(bits), table_.name, kUnitInt8,
+                          static_cast<double>(row_bytes), 2.0 * static_cast<double>(dim_),
+                          fill_rows(kernels::kU8, row_bytes), in_batches(row_bytes, run)});
+    }
+
+    // The centroids of a code of four bits.
+    void nearest() {
+        if (!own(&KernelTable::codes, &CodeKernels::nearest)) return;
+        constexpr size_t kCentroids = 16, kDim = 8;
+        const auto centroids = std::make_shared<std::vector<float>>(random_floats(kCentroids * kDim));
+        float_groups("codes_nearest", kDim, 3.0 * kCentroids * kDim,
+                     [=, f = table_.codes.nearest](const float* points) {
+                         uint32_t index[kGroup];
+                         float squared[kGroup];
+                         f(points, centroids->data(), kCentroids, kDim, index, squared);
+                     });
+    }
+
+    // On copies of rows: the copying is measured as well.
+    void hadamard() {
+        if (!own(&KernelTable::codes, &CodeKernels::hadamard)) return;
+        const size_t n = std::bit_floor(dim_), row_bytes = n * sizeof(float);
+        const auto values = std::make_shared<std::vector<float>>(n);
+        const auto run = [=, f = table_.codes.hadamard](const uint8_t* rows, size_t count) {
+            for (size_t i = 0; i < count; ++i) {
+                std::memcpy(values->data(), rows + i * row_bytes, row_bytes);
+                f(values->data(), n);
+            }
+        };
+        cases_.push_back({"codes", "codes_hadamard", table_.name, kUnitF32, static_cast<double>(row_bytes),
+                          static_cast<double>(n * (std::bit_width(n) - 1)), fill_rows(kernels::kF32, n),
+                          in_batches(row_bytes, run)});
     }
 
     template <class Queries, class Kernel>
@@ -346,6 +471,7 @@ std::vector<Case> cases(size_t dim) {
             collector.tile_u8(width);
         }
         collector.bits();
+        collector.codes();
         for (Case& one : collector.take()) all.push_back(std::move(one));
         below = table;
     }
