@@ -136,6 +136,8 @@ class Codec {
 
     // Whether the codec has to learn before it can encode.
     virtual bool untrained() const { return false; }
+    // How many vectors are enough for it to learn from.
+    virtual size_t sample() const { return size_t{1} << 14; }
     // This codec after learning from a sample; `given` holds what was learned elsewhere. Only for untrained codecs.
     virtual std::unique_ptr<Codec> trained(const Vectors& sample, Learned given) const;
     // What it has learned; an untrained codec becomes equal to it by `with`, which throws InvalidInput for arrays that

@@ -76,18 +76,6 @@ void GroupLayout::set_factor(std::byte* row, size_t which, float value) const {
     std::memcpy(row + code_bytes() + which * sizeof(float), &value, sizeof(value));
 }
 
-// Code i of b bits stands in byte j of unit u at place p, with i = (32 / b) * u + 4 * p + j.
-void put_code(std::byte* units, size_t bits, size_t i, unsigned code) {
-    const size_t per_unit = 32 / bits, in_unit = i % per_unit;
-    units[i / per_unit * 4 + in_unit % 4] |= static_cast<std::byte>(code << in_unit / 4 * bits);
-}
-
-unsigned get_code(const std::byte* units, size_t bits, size_t i) {
-    const size_t per_unit = 32 / bits, in_unit = i % per_unit;
-    const auto byte = static_cast<unsigned>(units[i / per_unit * 4 + in_unit % 4]);
-    return byte >> in_unit / 4 * bits & ((1u << bits) - 1);
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Queries
 // ---------------------------------------------------------------------------------------------------------------------

@@ -28,9 +28,17 @@ struct GroupLayout {
     void set_factor(std::byte* row, size_t which, float value) const;
 };
 
-// Codes of `bits` (1, 2, 4 or 8) each as the bytes of a row's units: code i of n, and back.
-void put_code(std::byte* units, size_t bits, size_t i, unsigned code);
-unsigned get_code(const std::byte* units, size_t bits, size_t i);
+// Codes of `bits` (1, 2, 4 or 8) each in the units of a row: sets code i, which was 0, and reads it. Code i stands in
+// byte j of unit u at place p, with i = (32 / bits) * u + 4 * p + j.
+inline void put_code(std::byte* units, size_t bits, size_t i, unsigned code) {
+    const size_t per_unit = 32 / bits, in_unit = i % per_unit;
+    units[i / per_unit * 4 + in_unit % 4] |= static_cast<std::byte>(code << in_unit / 4 * bits);
+}
+inline unsigned get_code(const std::byte* units, size_t bits, size_t i) {
+    const size_t per_unit = 32 / bits, in_unit = i % per_unit;
+    const auto byte = static_cast<unsigned>(units[i / per_unit * 4 + in_unit % 4]);
+    return byte >> in_unit / 4 * bits & ((1u << bits) - 1);
+}
 
 // A codec whose blocks are such groups.
 class GroupCodec : public Codec {

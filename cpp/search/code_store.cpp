@@ -41,6 +41,15 @@ size_t CodeStore::nbytes(size_t count) const {
 
 Block CodeStore::View::block(size_t first, size_t most) const {
     const size_t group = store->group_, whole = count / group;
+    const Codec& codec = *store->codec_;
+    if (group < codec.group()) {
+        thread_local std::vector<float> packed;  // floats for their alignment
+        const size_t n = std::min(most, store->codes_.contiguous(first));
+        packed.resize((n + codec.group() - 1) / codec.group() * codec.group_bytes() / sizeof(float));
+        auto* block = reinterpret_cast<std::byte*>(packed.data());
+        codec.pack({store->codes_.row(first), store->row_bytes()}, n, block);
+        return {block, n};
+    }
     if (first / group >= whole) return {tail, std::min(most, count - first)};
     const size_t n = std::min(store->codes_.contiguous(first / group), whole - first / group) * group;
     return {store->codes_.row(first / group), std::min(most, n)};

@@ -26,7 +26,8 @@ class CodeStore {
         const std::byte* tail;
         size_t count;
 
-        // At most `most` codes that lie side by side from row `first` on, which is a group's first.
+        // At most `most` codes that lie side by side from row `first` on, which is a group's first. Rows that lie as
+        // they are, of a codec that scans groups, are packed; they are valid until the thread's next call.
         Block block(size_t first, size_t most) const;
         // Copies of rows, side by side.
         void copy(const uint32_t* list, size_t n, std::byte* rows) const;
@@ -42,6 +43,7 @@ class CodeStore {
               std::shared_ptr<const void> owner);
 
     size_t row_bytes() const { return codec_->row_bytes(); }
+    const Codec& codec() const { return *codec_; }
     // Rows per group: 1 where rows lie as they are.
     size_t group() const { return group_; }
     View view(const Tail& tail, size_t count) const { return {this, tail.get(), count}; }

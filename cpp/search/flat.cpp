@@ -230,7 +230,10 @@ size_t Flat::version_for(Snapshot& next, const std::string& name, const Vectors&
         for (size_t first = 0; first < sample.n; first += kBatchRows) {
             codec_->check(sample.part(first, std::min(kBatchRows, sample.n - first)), "vectors", first);
         }
-        const size_t step = (sample.n + kSample - 1) / kSample;
+        // Evenly spread; many of them only where they are a small part of all, since they are copied.
+        const size_t enough = std::max(codec_->sample(), rerank_ ? rerank_->sample() : 0);
+        const size_t most = std::max(std::min(enough, sample.n / 8), size_t{1} << 14);
+        const size_t step = (sample.n + most - 1) / most;
         const Vectors some{sample.data, sample.type, (sample.n + step - 1) / step, sample.dim, sample.stride * step};
         const CheckedVectors checked = codec_->check(some, "vectors");
         Learned given_finer;

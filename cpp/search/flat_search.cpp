@@ -254,8 +254,7 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions&
         if (part->query->counts(0) && !plan.listed) {
             part->counted.emplace(*part->query, part->queries, plan.k, plan.admission, *state.ids);
         } else {
-            const Comparison comparison{codec.fine_bytes() > 0 && !finest && !plan.listed,
-                                        rerank && part->query->stable()};
+            const Comparison comparison{plan.codec->fine_bytes() > 0 && !plan.listed, rerank && part->query->stable()};
             part->best.emplace(part->queries, plan.k, plan.admission, Settler(*part->query, plan.rows), *state.ids,
                                comparison);
         }

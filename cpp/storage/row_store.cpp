@@ -49,12 +49,15 @@ RowStore::Slot& RowStore::slot(size_t chunk) const {
     return segments_[segment][chunk + 1 - (size_t{1} << segment)];
 }
 
-std::byte* RowStore::allocate_chunk() const {
+std::byte* RowStore::allocate_chunk(size_t filled) const {
     const size_t bytes = chunk_rows() * row_bytes_;
     auto* data = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kAlignment}));
 #if defined(__linux__)
-    // A store's first chunk may stay almost empty; from the second on, rows are many.
-    if (chunks_ > 0) madvise(data, bytes, MADV_HUGEPAGE);  // advice: nothing depends on it
+    // A store's first chunk may stay almost empty; from the second on, rows are many. (Advice: nothing depends on it.)
+    const size_t huge = chunks_ > 0 ? bytes : std::min(bytes, filled * row_bytes_) / kAlignment * kAlignment;
+    if (huge > 0) madvise(data, huge, MADV_HUGEPAGE);
+#else
+    static_cast<void>(filled);
 #endif
     return data;
 }
@@ -63,7 +66,7 @@ void RowStore::reserve(size_t n, size_t used) {
     if (used % chunk_rows() != 0 && n > used) {  // the last chunk is about to be written to
         Slot& last = slot(used / chunk_rows());
         if (!last.owned) {
-            std::byte* copy = allocate_chunk();
+            std::byte* copy = allocate_chunk(n - used / chunk_rows() * chunk_rows());
             std::memcpy(copy, last.data.load(std::memory_order_relaxed), (used % chunk_rows()) * row_bytes_);
             last.data.store(copy, std::memory_order_release);  // the owner of the old piece stays alive
             last.owned = true;
@@ -72,7 +75,7 @@ void RowStore::reserve(size_t n, size_t used) {
     while (chunks_ * chunk_rows() < n) {
         auto& segment = segments_[segment_of(chunks_)];
         if (!segment) segment = std::make_unique<Slot[]>(std::bit_floor(chunks_ + 1));
-        std::byte* data = allocate_chunk();
+        std::byte* data = allocate_chunk(n - chunks_ * chunk_rows());
         Slot& next = slot(chunks_);
         next.data.store(data, std::memory_order_release);
         next.owned = true;

@@ -49,7 +49,8 @@ class RowStore {
     Slot& slot(size_t chunk) const;
     const std::byte* chunk(size_t index) const { return slot(index).data.load(std::memory_order_acquire); }
     size_t offset(size_t index) const { return (index & (chunk_rows() - 1)) * row_bytes_; }
-    std::byte* allocate_chunk() const;
+    // `filled` of its rows are about to be written.
+    std::byte* allocate_chunk(size_t filled) const;
 
     size_t row_bytes_;
     unsigned chunk_shift_;
