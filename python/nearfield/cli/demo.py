@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -15,18 +16,29 @@ from nearfield.datasets import StdlibSample, stdlib
 
 from . import plot
 from .measure import Measurement, hit_rate, measure, measurements_table
-from .output import console, progress_bar
+from .output import console, facts, progress_bar
 
-#: Every index and codec that exists; a row of the table and a point of the picture each.
-CONFIGURATIONS: list[tuple[str, Callable[[int], nf.Flat]]] = [
-    ("Flat f32", nf.Flat),
-    ("Flat f32, no screen", partial(nf.Flat, screen=False)),
-    ("Flat f16", partial(nf.Flat, codec="f16")),
-    ("Flat bf16", partial(nf.Flat, codec="bf16")),
-    ("Flat int8", partial(nf.Flat, codec="int8")),
-    ("Flat int8 + f32", partial(nf.Flat, codec="int8", rerank="f32")),
-    ("Flat sign + f16", partial(nf.Flat, codec="sign", rerank="f16", oversample=10)),
-    ("Flat recurrent_binary + f16", partial(nf.Flat, codec="recurrent_binary", rerank="f16", oversample=10)),
+_COMPRESSED = [
+    *("int8", "sq8", "lvq8", "lvq4x8", "sq4", "lvq4", "rabitq4", "lloyd4", "lloyd2", "recurrent_binary", "rabitq1"),
+    *("pq4", "sign"),
+]
+
+#: Every index and codec that exists, in sections; a row of the table and a point of the picture each.
+CONFIGURATIONS: list[list[tuple[str, Callable[[int], nf.Flat]]]] = [
+    [
+        ("Flat f32", nf.Flat),
+        ("Flat f32, no screen", partial(nf.Flat, screen=False)),
+        ("Flat f16", partial(nf.Flat, codec="f16")),
+        ("Flat bf16", partial(nf.Flat, codec="bf16")),
+    ],
+    [(f"Flat {codec}", partial(nf.Flat, codec=codec)) for codec in _COMPRESSED],
+    [
+        ("Flat int8 + f32", partial(nf.Flat, codec="int8", rerank="f32")),
+        *(
+            (f"Flat {codec} + f16", partial(nf.Flat, codec=codec, rerank="f16", oversample=10))
+            for codec in ("lloyd2", "recurrent_binary", "rabitq1", "pq4", "sign")
+        ),
+    ],
 ]
 
 #: Picked by hand: what a sentence model finds, finds further down, and misses.
@@ -39,6 +51,7 @@ SHOWN_QUESTIONS = [
 ]
 
 K = 10
+SECONDS = 0.05  # for measuring each speed
 PICTURE = Path("nearfield-demo.png")
 
 
@@ -61,7 +74,9 @@ def demo() -> None:
     )
     _show_answers(sample)
     measured = _measure_all(sample)
-    console.print(measurements_table(measured, K, [hit_rate(row.ids, sample.answers) for row in measured]))
+    hit_rates = [hit_rate(row.ids, sample.answers) for row in measured]
+    ends = itertools.accumulate(len(section) for section in CONFIGURATIONS)
+    console.print(measurements_table(measured, K, hit_rates, ends))
     _explain(sample, measured)
     if plot.recall_speed(measured, K, f"{len(sample.names):,} standard library entries", PICTURE):
         console.print(f"Picture: {PICTURE.resolve()}", soft_wrap=True)
@@ -93,27 +108,37 @@ def _first_sentence(text: str) -> str:
 def _measure_all(sample: StdlibSample) -> list[Measurement]:
     truth = nf.kernels.knn(sample.question_vectors, sample.vectors, K, "cosine").ids
     measured, dim = [], sample.vectors.shape[1]
-    for i, (name, make) in enumerate(CONFIGURATIONS):
-        with progress_bar(f"Measuring {name}", i / len(CONFIGURATIONS)):
-            measured.append(measure(name, make(dim), sample.vectors, sample.question_vectors, truth))
+    configurations = list(itertools.chain.from_iterable(CONFIGURATIONS))
+    for i, (name, make) in enumerate(configurations):
+        with progress_bar(f"Measuring {name}", i / len(configurations)):
+            measured.append(measure(name, make(dim), sample.vectors, sample.question_vectors, truth, seconds=SECONDS))
     return measured
 
 
 def _explain(sample: StdlibSample, measured: list[Measurement]) -> None:
     questions, threads = len(sample.questions), nf.cpu_info()["threads"]
     notes = [
-        f"recall@{K}: share of the {K} nearest entries, found by exact search, that this index finds.",
-        f"hit@{K}: share of the {questions} questions with a right answer among {K}; where recall is 1 it is "
-        "the model that limits it, not the index.",
-        f"batch q/s: all {questions} questions in one call on {threads} threads; single q/s: one question a call.",
-        "The sample's vectors are f16, so Flat f16 loses nothing. Flat uint8 is for integers from 0 to 255 only.",
-        "int8 + f32: int8 picks candidates, and f32 scores them again. sign keeps one bit for each dimension, "
-        "recurrent_binary two.",
+        (f"recall@{K}", f"share of the {K} nearest entries, found by exact search, that this index finds"),
+        (
+            f"hit@{K}",
+            f"share of the {questions} questions with a right answer among {K}; where recall is 1 it is the model that "
+            "limits it, not the index",
+        ),
+        ("batch q/s", f"questions a second, all {questions} in one call on {threads} threads; single q/s: one a call"),
+        (
+            "bytes/vector",
+            "all that the index holds, with what the codec has learned, which only "
+            f"{len(sample.names):,} vectors share here",
+        ),
+        ("f16", "loses nothing, because the sample's vectors are f16"),
+        (
+            "sq8, lvq4, ...",
+            "keep 8, 4, ... bits for each dimension, recurrent_binary two, pq4 (in codes of 4 bits) and sign one; "
+            "lvq4x8 scans 4 bits, and reads 8 more where they do not decide",
+        ),
+        ("pq4 + f16", "pq4 picks 10 candidates for each result (int8 + f32: 4), and f16 scores them again"),
     ]
     if not any("screened" in row.plan for row in measured):
-        notes.append(
-            "The 8-bit screen of float vectors starts with larger collections; here both f32 rows do the same."
-        )
-    for note in notes:
-        console.print(note, style="dim")
+        notes.append(("no screen", "starts with larger collections; here both f32 rows do the same"))
+    console.print(facts(notes))
     console.print()

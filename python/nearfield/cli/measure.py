@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,8 +87,15 @@ def _median_time(call: Callable[[], object], seconds: float) -> float:
     return statistics.median(times)
 
 
-def measurements_table(rows: list[Measurement], k: int, hit_rates: list[float] | None = None) -> Table:
-    """Return the table that compares indexes; with hit rates where right answers are known."""
+def measurements_table(
+    rows: list[Measurement], k: int, hit_rates: list[float] | None = None, ends: Iterable[int] = ()
+) -> Table:
+    """
+    Return the table that compares indexes.
+
+    It has hit rates where right answers are known, and a line below so many rows each as `ends` says.
+    """
+    last = set(ends)
     hits = [] if hit_rates is None else [f"hit\n@{k}"]
     shown = table("index", f"recall\n@{k}", *hits, "batch\nq/s", "single\nq/s", "bytes/\nvector", "build\nms")
     for i, row in enumerate(rows):
@@ -100,5 +107,6 @@ def measurements_table(rows: list[Measurement], k: int, hit_rates: list[float] |
             f"{row.single_qps:,.0f}",
             f"{row.bytes_per_vector:,.0f}",
             f"{row.build_seconds * 1e3:,.1f}",
+            end_section=i + 1 in last,
         )
     return shown
