@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import safetensors.numpy
+
+import nearfield as nf
 
 METRICS = ("cosine", "ip", "l2")
 BIT_METRICS = ("hamming", "jaccard")
@@ -187,3 +190,142 @@ def is_ambiguous(query: np.ndarray, rows: np.ndarray, places: np.ndarray, metric
     key, error = keys(query, rows, metric), tolerance(query, rows, metric)
     close = (key - error)[outside] <= (key + error)[places].max()
     return bool(np.any(close & (rows[outside] != rows[places[-1]]).any(axis=1)))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Codecs that learn
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1 in float64; zeros stay zeros."""
+    x = np.asarray(x, np.float64)
+    largest = np.abs(x).max(axis=1, keepdims=True, initial=0)
+    x = np.divide(x, largest, out=np.zeros_like(x), where=largest > 0)
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, lengths, out=np.zeros_like(x), where=lengths > 0)
+
+
+def learned(index: nf.Flat, version: int = 0) -> dict[str, np.ndarray]:
+    """What the codec of an index has learned for one of its versions, in the order in which they came."""
+    prefix = f"learned.{version}."
+    tensors = safetensors.numpy.load(index.__getstate__())
+    return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+class Linear:
+    """A matrix for documents, and one for queries, after a shift."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], dim: int, renormalised: bool):
+        self.matrix = np.float64(arrays["matrix"]).reshape(-1, dim)
+        self.query_matrix = np.float64(arrays.get("query_matrix", self.matrix)).reshape(-1, dim)
+        self.shift = np.float64(arrays.get("shift", np.zeros(dim)))
+        self.renormalised = renormalised
+        back = self.query_matrix
+        if renormalised:  # whitening scales the rows
+            back = back / np.square(back).sum(axis=1, keepdims=True)
+        self.from_decoded = np.linalg.pinv(back)
+
+    def queries(self, q: np.ndarray) -> np.ndarray:
+        return (q - self.shift) @ self.query_matrix.T
+
+    def documents(self, x: np.ndarray) -> np.ndarray:
+        return (x - self.shift) @ self.matrix.T
+
+    def undone(self, decoded: np.ndarray) -> np.ndarray:
+        return (decoded - self.shift) @ self.from_decoded
+
+
+class Scaled:
+    """Dimensions each multiplied by a factor; blocks of them normalised first where there are any."""
+
+    renormalised = False
+
+    def __init__(self, step: nf.Blocks | None, metric: str):
+        if step is None:  # an orthogonal map: nothing changes
+            self.ends, self.factors = None, 1.0
+            return
+        total = sum(step.weights) if metric == "cosine" else 1
+        self.ends = np.cumsum(step.sizes)[:-1] if metric == "cosine" else None
+        self.factors = np.repeat(np.sqrt(np.array(step.weights) / total), step.sizes)
+
+    def queries(self, q: np.ndarray) -> np.ndarray:
+        parts = q if self.ends is None else np.hstack([unit(part) for part in np.split(q, self.ends, axis=1)])
+        return parts * self.factors
+
+    documents = queries
+
+    def undone(self, decoded: np.ndarray) -> np.ndarray:
+        return decoded * self.factors
+
+
+class Prefixed:
+    """The first dimensions."""
+
+    renormalised = True
+
+    def __init__(self, dims: int):
+        self.dims = dims
+
+    def queries(self, q: np.ndarray) -> np.ndarray:
+        return q[:, : self.dims]
+
+    documents = undone = queries
+
+
+class Decoded:
+    """What scores with what an index has decoded must be, in the space that its codec's transforms lead to."""
+
+    def __init__(self, index: nf.Flat, vectors: np.ndarray, ids: np.ndarray):
+        """`vectors` are those that were added with these ids."""
+        chain = index.codec if isinstance(index.codec, tuple) else (index.codec,)
+        arrays, dim = learned(index), index.dim
+        self.metric, self.steps = index.metric, []
+        for i, step in enumerate(chain):
+            own = {name[12:]: value for name, value in arrays.items() if name.startswith(f"transform.{i}.")}
+            if isinstance(step, nf.Prefix):
+                self.steps.append(Prefixed(step.dims))
+            elif isinstance(step, nf.Blocks):
+                self.steps.append(Scaled(step, self.metric))
+            elif isinstance(step, nf.RandomRotation):
+                self.steps.append(Scaled(None, self.metric))
+            elif "matrix" in own:  # the last one may have one in front
+                self.steps.append(Linear(own, dim, getattr(step, "whiten", False)))
+            dim = getattr(step, "dims", dim)
+        self.rows = np.float64(index.reconstruct(ids))
+        for step in self.steps:
+            self.rows = step.undone(self.rows)
+        self.center = np.float64(arrays["center"]) if "center" in arrays else None
+        self.documents = self.mapped(vectors, "documents")
+
+    def mapped(self, x: np.ndarray, role: str = "queries") -> np.ndarray:
+        """Vectors as the last part of the codec compares them."""
+        x = unit(x) if self.metric == "cosine" else np.float64(x)
+        for step in self.steps:
+            x = getattr(step, role)(x)
+            x = unit(x) if step.renormalised and self.metric == "cosine" else x
+        return x
+
+    def keys(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sort keys (queries, n), as `keys` gives them, and the magnitudes of what is summed up in them."""
+        q = self.mapped(queries)
+        if self.metric != "l2":
+            lengths = np.linalg.norm(self.rows, axis=1) + 1e-30
+            if self.center is not None:
+                lengths = lengths + np.linalg.norm(self.center)
+            dots = -(q @ self.rows.T)
+            magnitudes = np.linalg.norm(q, axis=1)[:, np.newaxis] * lengths
+            return (np.clip(dots, -1, 1) if self.metric == "cosine" else dots), magnitudes
+        if self.center is None:
+            lengths = np.linalg.norm(q, axis=1)[:, np.newaxis] + np.linalg.norm(self.rows, axis=1)
+            distances = np.square(q[:, np.newaxis] - self.rows).sum(axis=-1)
+        else:  # RaBitQ knows how far from the centre the vector was
+            q, x, rows = q - self.center, self.documents - self.center, self.rows - self.center
+            lengths = np.linalg.norm(q, axis=1)[:, np.newaxis] + np.linalg.norm(x, axis=1) + np.linalg.norm(self.center)
+            distances = np.square(q).sum(axis=1)[:, np.newaxis] + np.square(x).sum(axis=1) - 2 * q @ rows.T
+        return np.maximum(distances, 0), np.square(lengths)
+
+    def check(self, found: np.ndarray, queries: np.ndarray, relative: float) -> None:
+        """Assert that scores (queries, n) are right up to an error relative to the magnitudes."""
+        key, magnitude = self.keys(queries)
+        check_scores(found, key, relative * magnitude, self.metric)
