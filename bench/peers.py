@@ -236,7 +236,7 @@ CODECS: dict[str, Callable[[Any, int], Any]] = {
     "rabitq8": lambda nf, dim: nf.RaBitQ(8),
     "lloyd4": lambda nf, dim: nf.Lloyd(4),
     "lloyd2": lambda nf, dim: nf.Lloyd(2),
-    "sign": lambda nf, dim: nf.Sign(),
+    "sign": lambda nf, dim: nf.Sign("mean"),
     "pca, sq8": lambda nf, dim: (nf.PCA(dim // 2), nf.SQ(8)),
     "pca, lloyd4": lambda nf, dim: (nf.PCA(dim // 2), nf.Lloyd(4)),
 }
