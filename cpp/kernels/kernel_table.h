@@ -122,7 +122,8 @@ struct CodeKernels {
                  int32_t* sums);
     void (*dot8)(const uint8_t* codes, size_t units, const int8_t* queries, size_t width, int32_t* sums);
     // sums[q * kGroup + i] = sum over the codes of vector i of table[code]: a table of bytes for each place of a code,
-    // [units][width][8][16] for codes of 4 bits, [units][width][4][256] for codes of 8 bits.
+    // [units][width][8][16] for codes of 4 bits, [units][width][4][256] for codes of 8 bits. Wider tiles make sum8 no
+    // faster: reading the tables takes the time, most of all where they are not aligned to 64 bytes.
     void (*sum4)(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums);
     void (*sum8)(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums);
     // Turns the sums of one query into distances (see Estimate) and returns the mask of the survivors.
