@@ -9,6 +9,12 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 
+void prefetch([[maybe_unused]] const void* address) {
+#if defined(__GNUC__)  // a hint that other compilers can do without
+    __builtin_prefetch(address);
+#endif
+}
+
 CodeStore::Tail make_tail(size_t bytes) {
     auto* data = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kAlignment}));
     return {data, [](std::byte* tail) { ::operator delete(tail, std::align_val_t{kAlignment}); }};
@@ -68,6 +74,13 @@ void CodeStore::View::copy(const uint32_t* list, size_t n, std::byte* rows) cons
         if (!store->fine_) continue;
         std::memcpy(rows + i * stride + store->scanned_bytes(), store->fine_->row(list[i]), store->fine_bytes());
     }
+}
+
+void CodeStore::View::prefetch_fine(size_t row) const {
+    if (!store->fine_) return;
+    constexpr size_t kLine = 64;
+    const std::byte* at = store->fine_->row(row);
+    for (size_t byte = 0; byte < store->fine_bytes(); byte += kLine) prefetch(at + byte);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ class CodeStore {
         Block block(size_t first, size_t most) const;
         // Copies of rows, side by side.
         void copy(const uint32_t* list, size_t n, std::byte* rows) const;
+        void prefetch_fine(size_t row) const;
         // Calls work(rows, their numbers or null, first place, how many) for runs of the list.
         template <class Work>
         void for_each_run(const uint32_t* list, size_t n, const Work& work) const;

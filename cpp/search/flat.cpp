@@ -18,7 +18,6 @@ using kernels::kGroup;
 namespace {
 
 constexpr size_t kBatchRows = 256;                     // rows converted and encoded at a time
-constexpr size_t kSample = size_t{1} << 14;            // vectors, evenly spread, that a codec learns from
 constexpr std::string_view kRerankPrefix = "rerank.";  // of what is given for the finer codec
 
 uint64_t new_version() {

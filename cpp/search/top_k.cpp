@@ -98,6 +98,7 @@ void TopK::take(std::span<const Survivor> survivors) noexcept {
         }
         auto& open = open_[s.query];
         open.push_back(static_cast<uint32_t>(row));
+        settler_.prefetch(row);
         if (open.size() >= kNarrowed) narrow(s.query);
     }
 }
@@ -107,6 +108,7 @@ void TopK::narrow(size_t q) {
         if (candidate.low <= bounds_[q]) offer(q, candidate);
     }
     open_[q].clear();
+    shrink(q);  // at once: every row that a looser bound lets through is one more to be read
 }
 
 void TopK::offer_settled(size_t q, uint32_t row, double exact) {

@@ -32,6 +32,8 @@ class Settler {
   public:
     Settler(const Query& query, CodeStore::View rows) : query_(&query), rows_(rows) {}
     void operator()(size_t q, const uint32_t* list, size_t n, double* out) const;
+    // Asks for the fine bytes of a row that will be read soon.
+    void prefetch(size_t row) const { rows_.prefetch_fine(row); }
     // Settles the candidates that are not settled yet; returns how many these were.
     size_t operator()(size_t q, std::vector<Candidate>& candidates) const;
     // Candidates of the rows, within bounds of their canonical distances.
