@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <optional>
 
 #include "codecs/groups.hpp"
@@ -97,6 +98,91 @@ double length_of(const float* vector, size_t dim) {
     double squared = 0;
     for (size_t d = 0; d < dim; ++d) squared += static_cast<double>(vector[d]) * static_cast<double>(vector[d]);
     return std::sqrt(squared);
+}
+
+// The anisotropic loss of coding y as c: |y - c|^2 + weight * <y, y - c>^2. Errors along y count more than others,
+// because inner products with queries near to y are the ones that matter.
+class Anisotropy {
+  public:
+    Anisotropy(const Split& split, const Codebook& codebook, double threshold)
+        : split_(split),
+          codebook_(codebook),
+          threshold_(threshold),
+          vector_(split.padded()),
+          dots_(split.subspaces * split.centroids()) {
+        for (size_t i = 0; i < dots_.size(); ++i) {
+            const double length = length_of(codebook.values().data() + i * split.subdim(), split.subdim());
+            squared_.push_back(length * length);
+        }
+    }
+
+    // With eta times the weight for errors along y: eta = (dim - 1) t / (1 - t), t = threshold^2, and at least 1. The
+    // threshold is a cosine, so that the length of y does not matter.
+    double weight(const float* vector) const {
+        const double length = length_of(vector, split_.dim), t = threshold_ * threshold_;
+        const double eta = static_cast<double>(split_.dim - 1) * t / (1 - t);
+        return length > 0 ? std::max(eta - 1, 0.0) / (length * length) : 0;
+    }
+
+    // Lowers the loss of a padded vector's codes by coordinate descent; returns <y, y - c>.
+    double improve(const float* vector, uint8_t* codes) {
+        const size_t count = split_.centroids();
+        std::copy_n(vector, split_.padded(), vector_.begin());
+        codebook_.dots(vector_.data(), dots_.data());
+        double along = std::inner_product(vector_.begin(), vector_.end(), vector_.begin(), 0.0);
+        for (size_t m = 0; m < split_.subspaces; ++m) along -= dots_[m * count + codes[m]];
+        const double weight_of_along = weight(vector);
+        bool changed = weight_of_along > 0;
+        for (size_t sweep = 0; changed && sweep < kSweeps; ++sweep) {
+            changed = false;
+            for (size_t m = 0; m < split_.subspaces; ++m) {
+                const double *dots = dots_.data() + m * count, *squared = squared_.data() + m * count;
+                const double others = along + dots[codes[m]];
+                double loss[size_t{1} << 8];
+                for (size_t c = 0; c < count; ++c) {
+                    loss[c] = squared[c] - 2 * dots[c] + weight_of_along * (others - dots[c]) * (others - dots[c]);
+                }
+                const auto best = static_cast<uint8_t>(std::min_element(loss, loss + count) - loss);
+                if (!(loss[best] < loss[codes[m]])) continue;
+                codes[m] = best;
+                along = others - dots[best];
+                changed = true;
+            }
+        }
+        return along;
+    }
+
+  private:
+    static constexpr size_t kSweeps = 10;
+
+    const Split& split_;
+    const Codebook& codebook_;
+    double threshold_;
+    std::vector<double> vector_, dots_;  // of the vector at hand
+    std::vector<double> squared_;        // squared length of each centroid
+};
+
+// Solves a x = b for a symmetric positive definite matrix (n, n) of which the lower half is given, by Cholesky's
+// decomposition; x replaces b.
+void solve(std::vector<double>& a, std::vector<double>& b) {
+    const size_t n = b.size();
+    const auto dot = [&](size_t i, size_t j, size_t length) {
+        return std::inner_product(a.begin() + static_cast<std::ptrdiff_t>(i * n),
+                                  a.begin() + static_cast<std::ptrdiff_t>(i * n + length),
+                                  a.begin() + static_cast<std::ptrdiff_t>(j * n), 0.0);
+    };
+    for (size_t i = 0; i < n; ++i) {
+        for (size_t j = 0; j < i; ++j) a[i * n + j] = (a[i * n + j] - dot(i, j, j)) / a[j * n + j];
+        a[i * n + i] = std::sqrt(a[i * n + i] - dot(i, i, i));
+    }
+    for (size_t i = 0; i < n; ++i) {
+        for (size_t j = 0; j < i; ++j) b[i] -= a[i * n + j] * b[j];
+        b[i] /= a[i * n + i];
+    }
+    for (size_t i = n; i-- > 0;) {
+        for (size_t j = i + 1; j < n; ++j) b[i] -= a[j * n + i] * b[j];
+        b[i] /= a[i * n + i];
+    }
 }
 
 class PqQuery final : public GroupQuery {
@@ -254,6 +340,7 @@ class PqCodec final : public GroupCodec {
         }
         auto out = std::make_unique<PqCodec>(*this);
         out->codebook_.emplace(split_, std::move(values));
+        for (size_t round = 0; anisotropic_ > 0 && round < kAnisotropicRounds; ++round) out->refit(sample, lengths);
         return out;
     }
 
@@ -266,23 +353,10 @@ class PqCodec final : public GroupCodec {
     }
 
     void encode(const Vectors& vectors, std::byte* rows) const override {
-        const size_t padded = split_.padded(), subdim = split_.subdim();
-        const auto nearest = kernels::active().codes.nearest;
-        std::vector<float> coded(kGroup * padded), points(kGroup * padded);
         std::memset(rows, 0, vectors.n * row_bytes());
-        for (size_t first = 0; first < vectors.n; first += kGroup, rows += kGroup * row_bytes()) {
-            const size_t count = std::min(kGroup, vectors.n - first);
-            for (size_t i = 0; i < count; ++i)
-                load(vectors.floats() + (first + i) * split_.dim, coded.data() + i * padded);
-            interleave_points(coded.data(), padded, count, padded, points.data());
-            for (size_t m = 0; m < split_.subspaces; ++m) {
-                uint32_t index[kGroup];
-                float squared[kGroup];
-                nearest(points.data() + m * subdim * kGroup, codebook_->subspace(m), split_.centroids(), subdim, index,
-                        squared);
-                for (size_t i = 0; i < count; ++i) put_code(rows + i * row_bytes(), split_.bits, m, index[i]);
-            }
-        }
+        for_each_coded(vectors, [&](size_t i, const float*, const uint8_t* codes, double) {
+            for (size_t m = 0; m < split_.subspaces; ++m) put_code(rows + i * row_bytes(), split_.bits, m, codes[m]);
+        });
     }
 
     void decode(Rows rows, const uint32_t* list, size_t n, float* out) const override {
@@ -299,6 +373,87 @@ class PqCodec final : public GroupCodec {
     }
 
   private:
+    static constexpr size_t kAnisotropicRounds = 8;
+
+    // Calls take(i, vector as it is coded, codes, <vector, what is left of it>) for each of the vectors.
+    template <class Take>
+    void for_each_coded(const Vectors& vectors, const Take& take) const {
+        const size_t padded = split_.padded(), subdim = split_.subdim();
+        const auto nearest = kernels::active().codes.nearest;
+        std::optional<Anisotropy> anisotropy;
+        if (anisotropic_ > 0) anisotropy.emplace(split_, *codebook_, anisotropic_);
+        std::vector<float> coded(kGroup * padded), points(kGroup * padded);
+        std::vector<uint8_t> codes(kGroup * split_.subspaces);
+        for (size_t first = 0; first < vectors.n; first += kGroup) {
+            const size_t count = std::min(kGroup, vectors.n - first);
+            for (size_t i = 0; i < count; ++i) {
+                load(vectors.floats() + (first + i) * split_.dim, coded.data() + i * padded);
+            }
+            interleave_points(coded.data(), padded, count, padded, points.data());
+            for (size_t m = 0; m < split_.subspaces; ++m) {
+                uint32_t index[kGroup];
+                float squared[kGroup];
+                nearest(points.data() + m * subdim * kGroup, codebook_->subspace(m), split_.centroids(), subdim, index,
+                        squared);
+                for (size_t i = 0; i < count; ++i) codes[i * split_.subspaces + m] = static_cast<uint8_t>(index[i]);
+            }
+            for (size_t i = 0; i < count; ++i) {
+                const float* vector = coded.data() + i * padded;
+                uint8_t* own = codes.data() + i * split_.subspaces;
+                const double along = anisotropy ? anisotropy->improve(vector, own) : 0;
+                take(first + i, vector, own, along);
+            }
+        }
+    }
+
+    // Moves the centroids to where the anisotropic loss of the sample is least, one subspace after the other: the loss
+    // is quadratic in each centroid.
+    void refit(const Vectors& sample, const std::vector<double>& lengths) {
+        const size_t n = sample.n, count = split_.centroids(), subdim = split_.subdim();
+        const Anisotropy anisotropy(split_, *codebook_, anisotropic_);
+        std::vector<uint8_t> codes(n * split_.subspaces);
+        std::vector<double> weights(n), along(n);
+        for_each_coded(sample, [&](size_t i, const float* vector, const uint8_t* own, double left) {
+            std::copy_n(own, split_.subspaces, codes.data() + i * split_.subspaces);
+            weights[i] = anisotropy.weight(vector);
+            along[i] = left;
+        });
+        std::vector<float> values = codebook_->values(), part;
+        std::vector<double> matrix(subdim * subdim), right(subdim);
+        std::vector<std::vector<size_t>> members(count);
+        for (size_t m = 0; m < split_.subspaces; ++m) {
+            subspace_of(sample, lengths, m, part);
+            for (auto& list : members) list.clear();
+            for (size_t i = 0; i < n; ++i) members[codes[i * split_.subspaces + m]].push_back(i);
+            for (size_t c = 0; c < count; ++c) {
+                if (members[c].empty()) continue;
+                float* centroid = values.data() + (m * count + c) * subdim;
+                std::fill(matrix.begin(), matrix.end(), 0.0);
+                std::fill(right.begin(), right.end(), 0.0);
+                for (const size_t i : members[c]) {
+                    const float* x = part.data() + i * subdim;
+                    along[i] += dot(x, centroid);
+                    for (size_t d = 0; d < subdim; ++d) {
+                        const double weighted = weights[i] * static_cast<double>(x[d]);
+                        for (size_t e = 0; e <= d; ++e) matrix[d * subdim + e] += weighted * static_cast<double>(x[e]);
+                        matrix[d * subdim + d] += 1;
+                        right[d] += static_cast<double>(x[d]) + weighted * along[i];
+                    }
+                }
+                solve(matrix, right);
+                std::copy(right.begin(), right.end(), centroid);
+                for (const size_t i : members[c]) along[i] -= dot(part.data() + i * subdim, centroid);
+            }
+        }
+        codebook_.emplace(split_, std::move(values));
+    }
+
+    double dot(const float* a, const float* b) const {
+        double sum = 0;
+        for (size_t d = 0; d < split_.subdim(); ++d) sum += static_cast<double>(a[d]) * static_cast<double>(b[d]);
+        return sum;
+    }
+
     // A vector as it is coded: under cosine of unit length (zeros stay zeros); the padding of `out` is left alone.
     void load(const float* vector, float* out) const {
         const double length = metric_ == Metric::cosine ? length_of(vector, split_.dim) : 1;
@@ -339,7 +494,7 @@ std::unique_ptr<Codec> make_pq(const CodecSpec& spec, size_t dim, Metric metric)
     ParameterReader parameters(spec);
     const size_t bits = parameters.choice("bits", {"4", "8"}) == 0 ? 4 : 8;
     const size_t subspaces = parameters.number("subspaces", 0, 0, dim);
-    const double anisotropic = parameters.real("anisotropic", 0, 0, 1);
+    const double anisotropic = parameters.real("anisotropic", 0, 0, 0.9);
     if (anisotropic > 0 && metric == Metric::l2) {
         throw InvalidInput("anisotropic: given with metric \"l2\", expected \"ip\" or \"cosine\"");
     }
