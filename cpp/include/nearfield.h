@@ -117,12 +117,15 @@ typedef struct nearfield_index_options {
     /* Parameters of the codec: name, value, name, value, ..., NULL; default: none. Values are text, and those that are
      * left out have their defaults, the first in these lists:
      *     "sq8", ...      "range" ("dimension", "global"), "clip" (share of a sample outside of the range; "0")
-     *     "pq4", ...      "subspaces" ("none": one bit for each dimension; a number), "seed" ("0")
+     *     "pq4", ...      "subspaces" ("0": as many as make one bit for each dimension), "anisotropic" ("0": no; the
+     *                     score from which on inner products count), "seed" ("0")
      *     "rabitq4", ...  "seed"
      *     "lloyd4", ...   "calibrated" ("true", "false"), "seed"
      *     "sign"          "threshold" ("zero", "mean", "median"), "rotation" ("none", "random", "learned"),
      *                     "query" ("int4", "int2", "code", "float")
      *     "recurrent_binary"  the same, but "query" is "code" by default, and "bits" ("2"; "1" to "8")
+     *     all of numbers  "transform.0" (a transform in front: "pca", "leanvec", "rotation", "prefix",
+     *                     "random_rotation", "blocks"), "transform.0.dims", ...; "transform.1", ...
      * A codec that has to learn does so from the first vectors that are added, or by nearfield_train. */
     const char* const* codec_parameters;
     const char* const* rerank_parameters; /* those of the finer codec */
@@ -166,9 +169,13 @@ typedef struct nearfield_learned {
 } nearfield_learned;
 
 /* Lets the codec learn from a sample of the vectors of a version (NULL: "") that has none yet. Without it, it learns
- * from the first that are added. `given` (n_given; NULL if 0) holds what was learned elsewhere: for codecs with the
- * parameter "rotation" that is needed and called "rotation", a matrix (dim, dim) whose rows are orthonormal. What is
- * for the finer codec has a name that begins with "rerank.". */
+ * from the first that are added. `given` (n_given; NULL if 0) holds what was learned elsewhere:
+ *     "rotation"            (dim, dim), whose rows are orthonormal: needed for the parameter "rotation" of signs
+ *     "codebook"            (subspaces, 2^bits, ceil(dim / subspaces)): for "pq4" and "pq8", which learn it otherwise
+ *     "transform.0.matrix"  (dims, dim): needed for "pca", "leanvec" and "rotation"; also "transform.0.query_matrix"
+ *                           where "transform.0.queries" is "given", and "transform.0.shift" (dim) for "pca" that
+ *                           whitens or has metric l2
+ * What is for the finer codec has a name that begins with "rerank.". */
 NEARFIELD_API nearfield_status nearfield_train(nearfield_index* index, const nearfield_vectors* sample,
                                                const nearfield_learned* given, size_t n_given, const char* version);
 

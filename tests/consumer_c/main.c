@@ -401,6 +401,109 @@ static void test_rerank_parameters(void) {
     nearfield_close(index);
 }
 
+/* A codec that learns from what it is given: its names, how much it loses, and that results are those of what it keeps,
+ * also after a file. */
+struct codec {
+    const char *name, *kind, *bits;
+    double error; /* at most, of decoded vectors as a share of their length */
+};
+
+static void test_codec(const struct codec* codec, const char* metric, const char* path) {
+    nearfield_index *index = create(metric, codec->name), *opened = NULL;
+    CHECK(strcmp(nearfield_codec(index), codec->kind) == 0);
+    CHECK(strcmp(nearfield_codec_parameter(index, "bits"), codec->bits) == 0);
+    const nearfield_vectors stored = view(vectors, ROWS), asked = view(queries, QUERIES);
+    CHECK_OK(nearfield_add(index, &stored, NULL, NULL, NULL));
+    CHECK(nearfield_nbytes(index) < ROWS * DIM * 4);
+
+    static float decoded[ROWS][DIM];
+    static int64_t every[ROWS];
+    for (int64_t row = 0; row < ROWS; ++row) every[row] = row;
+    CHECK_OK(nearfield_reconstruct(index, every, ROWS, decoded[0]));
+    double lost = 0, whole = 0;
+    for (size_t i = 0; i < ROWS * DIM; ++i) {
+        const double x = vectors[i / DIM][i % DIM], left = x - decoded[i / DIM][i % DIM];
+        lost += left * left;
+        whole += x * x;
+    }
+    CHECK(sqrt(lost / whole) < codec->error);
+
+    int64_t ids[2][QUERIES * K], counts[QUERIES];
+    float scores[2][QUERIES * K];
+    CHECK_OK(nearfield_search(index, &asked, K, NULL, ids[0], scores[0], counts));
+    const double sign = strcmp(metric, "l2") == 0 ? 1 : -1, close = 1e-4;
+    for (size_t i = 0; i < QUERIES * K; ++i) {
+        const double score = true_score(metric, queries[i / K], decoded[ids[0][i]]);
+        CHECK(counts[i / K] == K && fabs(score - scores[0][i]) < close);
+        size_t better = 0;
+        for (size_t row = 0; row < ROWS; ++row) {
+            better += sign * true_score(metric, queries[i / K], decoded[row]) < sign * score - close;
+        }
+        CHECK(better <= i % K);
+    }
+    CHECK_OK(nearfield_save(index, path));
+    CHECK_OK(nearfield_open(path, NULL, &opened));
+    CHECK_OK(nearfield_search(opened, &asked, K, NULL, ids[1], scores[1], NULL));
+    CHECK(memcmp(ids[0], ids[1], sizeof(ids[0])) == 0 && memcmp(scores[0], scores[1], sizeof(scores[0])) == 0);
+    nearfield_close(opened);
+    nearfield_close(index);
+}
+
+static void test_codecs(const char* path) {
+    static const struct codec codecs[] = {
+        {"sq8", "sq", "8", 0.01},         {"sq6", "sq", "6", 0.03},        {"sq4", "sq", "4", 0.1},
+        {"lvq8", "lvq", "8", 0.01},       {"lvq4", "lvq", "4", 0.1},       {"lvq4x4", "lvq", "4", 0.01},
+        {"lvq4x8", "lvq", "4", 0.001},    {"lvq8x8", "lvq", "8", 0.0001},  {"pq8", "pq", "8", 0.7},
+        {"pq4", "pq", "4", 0.7},          {"rabitq1", "rabitq", "1", 0.8}, {"rabitq4", "rabitq", "4", 0.15},
+        {"rabitq8", "rabitq", "8", 0.02}, {"lloyd4", "lloyd", "4", 0.15},  {"lloyd2", "lloyd", "2", 0.45},
+    };
+    for (size_t i = 0; i < sizeof(codecs) / sizeof(*codecs); ++i) {
+        test_codec(&codecs[i], "ip", path);
+        /* Distances of "rabitq" are estimates, not those of what it keeps. */
+        if (strcmp(codecs[i].kind, "rabitq") != 0) test_codec(&codecs[i], "l2", path);
+    }
+    nearfield_index_options options = {.struct_size = sizeof(options), .dim = DIM, .codec = "sq7"};
+    nearfield_index* index = NULL;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "7", nearfield_create(&options, &index));
+}
+
+/* What was learned elsewhere: a matrix in front of a codec, and centroids. */
+static void test_given(void) {
+    static const char *const projection[] = {"transform.0", "pca", "transform.0.dims", "19", NULL}, *const parts[] = {
+                                                                                                        "subspaces",
+                                                                                                        "19", NULL};
+    static float matrix[DIM * DIM], centroids[DIM * 16], decoded[DIM];
+    for (size_t d = 0; d < DIM; ++d) matrix[d * DIM + (d + 5) % DIM] = 1; /* a permutation of the dimensions */
+    for (size_t i = 0; i < DIM * 16; ++i) centroids[i] = (float)(i % 16) / 16 - 0.5f;
+    const nearfield_learned learned[] = {{"transform.0.matrix", matrix, DIM * DIM}, {"codebook", centroids, DIM * 16}};
+    const nearfield_vectors stored = view(vectors, ROWS), asked = view(queries, QUERIES);
+    nearfield_index_options options = {.struct_size = sizeof(options), .dim = DIM, .metric = "ip", .codec = "f32"};
+    nearfield_index* index = NULL;
+    int64_t ids[QUERIES * K], counts[QUERIES];
+    float scores[QUERIES * K];
+
+    options.codec_parameters = projection;
+    CHECK_OK(nearfield_create(&options, &index));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "transform.0.matrix", nearfield_add(index, &stored, NULL, NULL, NULL));
+    CHECK_OK(nearfield_train(index, &stored, learned, 1, NULL));
+    CHECK_OK(nearfield_add(index, &stored, NULL, NULL, NULL));
+    CHECK_OK(nearfield_search(index, &asked, K, NULL, ids, scores, counts));
+    check_hits("ip", NULL, K, ids, scores, counts);
+    nearfield_close(index);
+
+    options.codec = "pq4";
+    options.codec_parameters = parts;
+    CHECK_OK(nearfield_create(&options, &index));
+    CHECK_OK(nearfield_train(index, &stored, learned + 1, 1, NULL));
+    CHECK_OK(nearfield_add(index, &stored, NULL, NULL, NULL));
+    CHECK_OK(nearfield_search(index, &asked, K, NULL, ids, scores, NULL));
+    CHECK_OK(nearfield_reconstruct(index, ids, 1, decoded));
+    for (size_t d = 0; d < DIM; ++d) {
+        CHECK(fabs(decoded[d] - vectors[ids[0]][d]) <= 1.0 / 16 && fmod(decoded[d] * 16, 1) == 0);
+    }
+    nearfield_close(index);
+}
+
 /* Recall that was measured, and searches that ask for it. */
 static void test_tuning(const char* path) {
     static const char* const parameters[] = {"query", "code", NULL};
@@ -635,6 +738,8 @@ int main(int argc, char** argv) {
     test_bits("jaccard");
     test_signs(argc > 1 ? argv[1] : "consumer_c.nearfield");
     test_rerank_parameters();
+    test_codecs(argc > 1 ? argv[1] : "consumer_c.nearfield");
+    test_given();
     test_tuning(argc > 1 ? argv[1] : "consumer_c.nearfield");
     test_files(argc > 1 ? argv[1] : "consumer_c.nearfield");
     test_errors();
