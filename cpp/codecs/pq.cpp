@@ -100,6 +100,19 @@ double length_of(const float* vector, size_t dim) {
     return std::sqrt(squared);
 }
 
+// The value that comes before all others in an order; `count` is a multiple of kLanes. In lanes, so that it becomes
+// vector code.
+template <class Before>
+double extreme(const double* values, size_t count, const Before& before) {
+    constexpr size_t kLanes = 8;
+    double first[kLanes];
+    std::copy_n(values, kLanes, first);
+    for (size_t c = kLanes; c < count; c += kLanes) {
+        for (size_t j = 0; j < kLanes; ++j) first[j] = before(values[c + j], first[j]) ? values[c + j] : first[j];
+    }
+    return *std::min_element(first, first + kLanes, before);
+}
+
 // The anisotropic loss of coding y as c: |y - c|^2 + weight * <y, y - c>^2. Errors along y count more than others,
 // because inner products with queries near to y are the ones that matter.
 class Anisotropy {
@@ -142,10 +155,10 @@ class Anisotropy {
                 for (size_t c = 0; c < count; ++c) {
                     loss[c] = squared[c] - 2 * dots[c] + weight_of_along * (others - dots[c]) * (others - dots[c]);
                 }
-                const auto best = static_cast<uint8_t>(std::min_element(loss, loss + count) - loss);
-                if (!(loss[best] < loss[codes[m]])) continue;
-                codes[m] = best;
-                along = others - dots[best];
+                const double least = extreme(loss, count, std::less<>());
+                if (!(least < loss[codes[m]])) continue;
+                codes[m] = static_cast<uint8_t>(std::find(loss, loss + count, least) - loss);
+                along = others - dots[codes[m]];
                 changed = true;
             }
         }
@@ -250,20 +263,6 @@ class PqQuery final : public GroupQuery {
         return std::clamp<size_t>((size_t{24} << 10) / table_bytes(split), 1, kernels::kTile);
     }
 
-    // The smallest and the largest value; `count` is a multiple of kLanes. In lanes, so that it becomes vector code.
-    static std::pair<double, double> range(const double* values, size_t count) {
-        constexpr size_t kLanes = 8;
-        double low[kLanes], high[kLanes];
-        for (size_t j = 0; j < kLanes; ++j) low[j] = high[j] = values[j];
-        for (size_t c = kLanes; c < count; c += kLanes) {
-            for (size_t j = 0; j < kLanes; ++j) {
-                low[j] = values[c + j] < low[j] ? values[c + j] : low[j];
-                high[j] = values[c + j] > high[j] ? values[c + j] : high[j];
-            }
-        }
-        return {*std::min_element(low, low + kLanes), *std::max_element(high, high + kLanes)};
-    }
-
     // Sets the tables and terms of query q: an entry is least + step * byte, off by at most step / 2, where `least` is
     // the smallest of its table and the step is common to all tables, so that sums of bytes stand for distances.
     void round_tables(size_t q, const double* exact) {
@@ -272,7 +271,8 @@ class PqQuery final : public GroupQuery {
         double base = 0, widest = 0, total = 0;
         size_t varied = 0;  // tables whose entries are not all the same
         for (size_t m = 0; m < split_.subspaces; ++m) {
-            const auto [low, high] = range(exact + m * count, count);
+            const double low = extreme(exact + m * count, count, std::less<>());
+            const double high = extreme(exact + m * count, count, std::greater<>());
             least[m] = low;
             base += low;
             total += high - low;
