@@ -12,6 +12,7 @@ from .flat import Filter, Flat
 from .quantization import dequantize_embeddings, quantize_embeddings
 from .results import Hits, RangeHits
 from .transforms import PCA, Blocks, LeanVec, Prefix, RandomRotation
+from .tuning import Tuning
 
 __version__ = _core.__version__
 
@@ -33,6 +34,7 @@ __all__ = [
     "RangeHits",
     "RecurrentBinary",
     "Sign",
+    "Tuning",
     "cpu_info",
     "datasets",
     "dequantize_embeddings",

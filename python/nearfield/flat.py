@@ -24,9 +24,10 @@ class Flat:
     """
     Exact search over all vectors.
 
-    Every vector is compared with every query, and the result is that of a comparison in float64, ties by lower id.
-    Float vectors are scanned through a compact 8-bit image with a proven error bound, and only those that the bound
-    leaves open are compared in full.
+    Every vector is compared with every query, and the result is that of a comparison in float64 with what the codec
+    keeps of the vectors, ties by lower id. (`RaBitQ` of several bits and `LVQ` with a residual read some bits only of
+    vectors that the others leave open, by a bound that nearly always holds.) Float vectors are scanned through a
+    compact 8-bit image with a proven error bound, and only those that the bound leaves open are compared in full.
 
     Parameters
     ----------
@@ -39,11 +40,13 @@ class Flat:
         For packed bits: the number of bits that differ (lower is better), or the Jaccard (Tanimoto) similarity, the
         share of the ones of either vector that both have (higher is better, in [0, 1]; two vectors without ones
         score 1).
-    codec : {"f32", "f16", "bf16", "int8", "uint8", "sign"}, Sign or RecurrentBinary, optional
-        How vectors are stored. "int8" keeps a vector of integers from -128 to 127 as it is, and rounds any other with
-        one scale per vector; "uint8" takes integers from 0 to 255 only. `Sign` and `RecurrentBinary` keep a bit or a
-        few for each dimension. By default "f32", and "bits" (the only one) for packed bits.
-    rerank : str, optional
+    codec : str, parameter object or tuple, optional
+        How vectors are stored. "f32", "f16" and "bf16" are floats; "int8" keeps a vector of integers from -128 to 127
+        as it is, and rounds any other with one scale per vector; "uint8" takes integers from 0 to 255 only.
+        Quantizers are parameter objects, `SQ`, `LVQ`, `Lloyd`, `RaBitQ`, `PQ`, `Sign` and `RecurrentBinary`, or short
+        names of them ("sq8", "lvq4x8", "lloyd4", "rabitq1", "pq4", "sign"). A tuple ends with a codec, before which
+        stand transforms: ``(nf.PCA(160), nf.SQ(8))``. By default "f32", and "bits" (the only one) for packed bits.
+    rerank : str, parameter object or tuple, optional
         A second, finer codec for the same vectors. A search then takes ``oversample * k`` candidates by the first codec
         and scores them again by this one, and ``score`` and ``reconstruct`` use it.
     oversample : float

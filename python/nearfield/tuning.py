@@ -46,7 +46,9 @@ class Tuning:
     table: tuple[tuple[float, float, float], ...]
 
     @classmethod
-    def _of(cls, parameter: str, k: int, queries: str, n: int, table: list[tuple[float, float, float]]) -> Tuning | None:
+    def _of(
+        cls, parameter: str, k: int, queries: str, n: int, table: list[tuple[float, float, float]]
+    ) -> Tuning | None:
         return cls(parameter, k, queries, n, tuple(table)) if table else None
 
 
