@@ -27,6 +27,8 @@ namespace {
 constexpr double kDeviations = 4;
 // Values that the estimates of a row can be made of.
 constexpr float kLargest = 1e18f;
+// A bound is rounded up by this.
+constexpr double kUp = 1 + 0x1p-20;
 
 // out = { <a, b>, <b, b>, sum of (a - b)^2 } in float64.
 std::array<double, 3> products(const float* a, const float* b, size_t n) {
@@ -91,12 +93,50 @@ void add_codes(const uint8_t* in, const Plane& plane, uint8_t* codes) {
 // last.
 void write_plane(const uint8_t* codes, const Plane& plane, std::byte* row) {
     auto* out = reinterpret_cast<uint8_t*>(row + plane.at);
-    (plane.bits == 8 ? write_codes<8> : plane.bits == 4 ? write_codes<4> : write_codes<2>)(codes, plane, out);
+    if (plane.bits == 8) {
+        std::memcpy(out, codes, plane.bytes());
+    } else {
+        (plane.bits == 4 ? write_codes<4> : write_codes<2>)(codes, plane, out);
+    }
 }
 
 void add_plane(const std::byte* row, const Plane& plane, uint8_t* codes) {
     const auto* in = reinterpret_cast<const uint8_t*>(row + plane.at);
-    (plane.bits == 8 ? add_codes<8> : plane.bits == 4 ? add_codes<4> : add_codes<2>)(in, plane, codes);
+    if (plane.bits == 8) {
+        std::memcpy(codes, in, plane.bytes());
+    } else {
+        (plane.bits == 4 ? add_codes<4> : add_codes<2>)(in, plane, codes);
+    }
+}
+
+// Levels that are codes themselves.
+void levels_to_codes(const float* levels, size_t n, uint8_t* codes) {
+    for (size_t d = 0; d < n; ++d) codes[d] = static_cast<uint8_t>(static_cast<int32_t>(levels[d]));
+}
+
+// The least and the greatest of some numbers, a lane for every eighth of them.
+std::pair<float, float> extremes(const float* values, size_t n) {
+    constexpr size_t kLanes = 8;
+    float least[kLanes], most[kLanes];
+    for (size_t j = 0; j < kLanes; ++j) least[j] = most[j] = values[j % n];
+    size_t d = 0;
+    for (; d + kLanes <= n; d += kLanes) {
+        for (size_t j = 0; j < kLanes; ++j) {
+            least[j] = std::min(least[j], values[d + j]);
+            most[j] = std::max(most[j], values[d + j]);
+        }
+    }
+    for (; d < n; ++d) {
+        least[0] = std::min(least[0], values[d]);
+        most[0] = std::max(most[0], values[d]);
+    }
+    return {*std::min_element(least, least + kLanes), *std::max_element(most, most + kLanes)};
+}
+
+double sum_of(const float* values, size_t n) {
+    double sums[4] = {};
+    for (size_t d = 0; d < n; ++d) sums[d % 4] += static_cast<double>(values[d]);
+    return sums[0] + sums[1] + sums[2] + sums[3];
 }
 
 // The most codes that the planes of `size` coordinates hold.
@@ -104,11 +144,13 @@ size_t padded(size_t size) { return (size + 15) / 16 * 16; }
 
 // What a vector's coordinates become.
 struct Coded {
-    explicit Coded(size_t size) : codes(padded(size)), fine(padded(size)), levels(size), residual(size) {}
+    explicit Coded(size_t size)
+        : codes(padded(size)), fine(padded(size)), levels(size), residual(size), decoded(size) {}
 
     std::vector<uint8_t> codes, fine;
     std::vector<float> levels;    // of the codes
     std::vector<float> residual;  // what the fine codes add, from -1/2 to 1/2
+    std::vector<float> decoded;   // for "lloyd"
     float mul = 1, off = 0;
 };
 
@@ -147,6 +189,8 @@ class ScalarCodec : public GroupCodec {
     // The vector that is coded, float32: under cosine the unit vector.
     void normalize(const float* vector, float* out) const;
     void rotate(const float* vector, float* z) const;
+    // Throws UnencodableVector for row i.
+    void check_range(size_t i, const float* from_origin) const;
     // z of the vectors of a sample, and their mean as they are coded.
     std::vector<float> mean(const Vectors& sample) const;
     // z' of a row with its fine bytes.
@@ -170,9 +214,9 @@ class ScalarCodec : public GroupCodec {
     // Estimates are made about this level of each coordinate, which makes what the query's rounding may be off small;
     // `middle` is the vector that it decodes to, before the rotation. Differs from zero where nothing is rotated only.
     std::vector<float> center_;
-    std::vector<double> middle_;
-    float widest_ = 0;                      // of the weights
-    float least_ = 0, least_of_scale_ = 0;  // reach of a row, see encode
+    std::vector<float> middle_;
+    float widest_ = 0;                       // of the weights
+    double least_ = 0, least_of_scale_ = 0;  // reach of a row, see encode
 };
 
 void ScalarCodec::lay_out(size_t bits, size_t residual) {
@@ -195,20 +239,15 @@ void ScalarCodec::lay_out(size_t bits, size_t residual) {
 
 void ScalarCodec::learn() {
     widest_ = *std::max_element(weight_.begin(), weight_.end());
-    middle_.assign(origin_.begin(), origin_.end());
+    middle_ = origin_;
     if (!rotation_) {
-        for (size_t d = 0; d < dim_; ++d) {
-            middle_[d] +=
-                static_cast<double>(weight_[d]) * (static_cast<double>(center_[d]) - static_cast<double>(zero_[d]));
-        }
+        for (size_t d = 0; d < dim_; ++d) middle_[d] += weight_[d] * (center_[d] - zero_[d]);
     }
     // Float32 sums of terms that nearly cancel are off by parts of these.
-    double squared = 0;
-    for (const double value : middle_) squared += value * value;
-    least_of_scale_ = static_cast<float>(length(center_.data(), dim_) / 16);
-    least_ = widest_ > 0 ? static_cast<float>((length(origin_.data(), dim_) + std::sqrt(squared)) / 16 /
-                                              static_cast<double>(widest_))
-                         : 0.0f;
+    least_of_scale_ = length(center_.data(), dim_) / 16;
+    least_ = widest_ > 0
+                 ? (length(origin_.data(), dim_) + length(middle_.data(), dim_)) / 16 / static_cast<double>(widest_)
+                 : 0.0;
 }
 
 void ScalarCodec::normalize(const float* vector, float* out) const {
@@ -239,6 +278,13 @@ std::vector<float> ScalarCodec::mean(const Vectors& sample) const {
     return vector;
 }
 
+void ScalarCodec::check_range(size_t i, const float* from_origin) const {
+    const auto [least, most] = extremes(from_origin, dim_);
+    if (least > -kLargest && most < kLargest) return;
+    throw UnencodableVector(i, "holds " + std::to_string(most < kLargest ? least : most) +
+                                   " (from the mean); codec \"" + name_ + "\" keeps numbers up to 1e18");
+}
+
 void ScalarCodec::encode(const Vectors& vectors, std::byte* rows) const {
     const size_t n = dim_;
     const GroupLayout form = layout();
@@ -249,15 +295,7 @@ void ScalarCodec::encode(const Vectors& vectors, std::byte* rows) const {
         std::byte* row = rows + i * row_bytes();
         normalize(vectors.floats() + i * dim_, vector.data());
         for (size_t d = 0; d < dim_; ++d) vector[d] -= origin_[d];
-        if (name_ != "sq") {
-            const auto bad =
-                std::find_if(vector.begin(), vector.end(), [](float x) { return !(std::abs(x) < kLargest); });
-            if (bad != vector.end()) {
-                throw UnencodableVector(
-                    i, "holds " + std::to_string(*bad + origin_[static_cast<size_t>(bad - vector.begin())]) +
-                           ", beyond the range of codec \"" + name_ + "\"");
-            }
-        }
+        if (roles_.mul >= 0) check_range(i, vector.data());
         rotate(vector.data(), z.data());
         quantize(z.data(), coded);
         for (const Plane& plane : planes_) write_plane(coded.codes.data(), plane, row);
@@ -268,19 +306,20 @@ void ScalarCodec::encode(const Vectors& vectors, std::byte* rows) const {
         };
         set(roles_.mul, coded.mul);
         set(roles_.off, coded.off);
-        if (fine_)
-            set(roles_.err, std::abs(coded.mul) * length(coded.residual.data(), n) * residual_part * (1 + 0x1p-20));
+        const auto scale = static_cast<double>(std::abs(coded.mul));
+        if (fine_) set(roles_.err, scale * length(coded.residual.data(), n) * residual_part * kUp);
         // |query - rounded| is multiplied by the length of mul * (level - center); that all other parts of z' are not
         // much longer is what bounds the rounding errors of float32.
         for (size_t d = 0; d < n; ++d) z[d] = coded.levels[d] - center_[d];
-        const double far = length(z.data(), n) + (fine_ ? root / 2 : 0);
-        const auto scale = static_cast<double>(std::abs(coded.mul));
-        const double reach =
-            std::max({scale * far, scale * static_cast<double>(least_of_scale_),
-                      static_cast<double>(std::abs(coded.off)) * root / 2, static_cast<double>(least_)});
-        form.set_factor(row, factors_, static_cast<float>(reach * (1 + 0x1p-20)));
+        const double far = length(z.data(), n) + (fine_ ? root / 2 : 0), off = static_cast<double>(std::abs(coded.off));
+        form.set_factor(
+            row, factors_,
+            static_cast<float>(std::max({scale * far, scale * least_of_scale_, off * root / 2, least_}) * kUp));
         if (metric_ != Metric::l2) continue;
-        for (size_t d = 0; d < n; ++d) z[d] = coded.off + coded.mul * (weight_[d] * (z[d] + coded.residual[d]));
+        if (fine_) {
+            for (size_t d = 0; d < n; ++d) z[d] += coded.residual[d];
+        }
+        for (size_t d = 0; d < n; ++d) z[d] = coded.off + coded.mul * (weight_[d] * z[d]);
         set(roles_.add, products(z.data(), z.data(), n)[1]);
     }
 }
@@ -399,13 +438,15 @@ class SQ final : public ScalarCodec {
     }
 
     void quantize(const float* z, Coded& out) const override {
+        const float* inverse = inverse_.data();
+        float* levels = out.levels.data();
+        const float highest = highest_;
         for (size_t d = 0; d < dim_; ++d) {
-            const float scaled = z[d] * inverse_[d] + 0.5f;
+            const float scaled = z[d] * inverse[d] + 0.5f;
             const float inside = scaled > 0 ? scaled : 0.0f;  // also for 0 * infinity
-            const auto code = static_cast<int32_t>(inside < highest_ ? inside : highest_);
-            out.levels[d] = static_cast<float>(code);
-            out.codes[d] = static_cast<uint8_t>(code);
+            levels[d] = static_cast<float>(static_cast<int32_t>(inside < highest ? inside : highest));
         }
+        levels_to_codes(levels, dim_, out.codes.data());
     }
 
     bool global_;
@@ -446,28 +487,26 @@ class LVQ final : public ScalarCodec {
 
   private:
     void quantize(const float* z, Coded& out) const override {
-        const auto [least, most] = std::minmax_element(z, z + dim_);
-        const float step = (*most - *least) / highest_;
-        out.off = *least + (*most - *least) / 2;
+        const auto [least, most] = extremes(z, dim_);
+        const float step = (most - least) / highest_, lower = least, highest = highest_;
+        out.off = least + (most - least) / 2;
         out.mul = step < std::numeric_limits<float>::min() ? 0.0f : step;
-        const float lower = *least, inverse = out.mul > 0 ? 1 / out.mul : 0.0f;
+        const float inverse = out.mul > 0 ? 1 / out.mul : 0.0f;
+        float *levels = out.levels.data(), *residual = out.residual.data();
         for (size_t d = 0; d < dim_; ++d) {
-            const float scaled = (z[d] - lower) * inverse;
-            const auto code = static_cast<int32_t>(std::min(scaled + 0.5f, highest_));
-            out.levels[d] = static_cast<float>(code);
-            out.codes[d] = static_cast<uint8_t>(code);
-            out.residual[d] = scaled - out.levels[d];
+            const float scaled = (z[d] - lower) * inverse, rounded = scaled + 0.5f;
+            levels[d] = static_cast<float>(static_cast<int32_t>(rounded < highest ? rounded : highest));
+            residual[d] = scaled - levels[d];
         }
-        if (!fine_) {
-            std::fill(out.residual.begin(), out.residual.end(), 0.0f);
-            return;
-        }
+        levels_to_codes(levels, dim_, out.codes.data());
+        if (!fine_) return;
+        const float finest = finest_;
         for (size_t d = 0; d < dim_; ++d) {
-            const float inside = std::clamp(out.residual[d] + 0.5f, 0.0f, 1.0f);
-            const auto code = static_cast<int32_t>(inside * finest_ + 0.5f);
-            out.residual[d] = static_cast<float>(code) / finest_ - 0.5f;
-            out.fine[d] = static_cast<uint8_t>(code);
+            const float inside = std::min(std::max(residual[d] + 0.5f, 0.0f), 1.0f);
+            residual[d] = static_cast<float>(static_cast<int32_t>(inside * finest + 0.5f));
         }
+        levels_to_codes(residual, dim_, out.fine.data());
+        for (size_t d = 0; d < dim_; ++d) residual[d] = residual[d] / finest - 0.5f;
     }
 
     float highest_, finest_;
@@ -515,11 +554,13 @@ class Lloyd final : public ScalarCodec {
         out->scale_ = calibrated_ ? take_learned(learned, "scale", dim_) : std::vector<float>(dim_, 1.0f);
         out->weight_.resize(dim_);
         out->zero_.resize(dim_);
+        out->inverse_.resize(dim_);
         for (size_t d = 0; d < dim_; ++d) {
             if (!(out->scale_[d] > 0)) {
                 throw InvalidInput("scale: " + std::to_string(out->scale_[d]) + " given, expected a positive number");
             }
             out->weight_[d] = out->scale_[d] / normal_.factor;
+            out->inverse_[d] = 1 / out->weight_[d];
             out->zero_[d] = static_cast<float>(kZero) - out->shift_[d] / out->weight_[d];
         }
         out->center_ = out->zero_;
@@ -536,7 +577,7 @@ class Lloyd final : public ScalarCodec {
 
     bool calibrated_;
     NormalLevels normal_;
-    std::vector<float> shift_, scale_;
+    std::vector<float> shift_, scale_, inverse_;  // of the weight
 };
 
 // Calibration takes the quantiles at which the outermost levels of a normal distribution lie to these levels.
@@ -584,18 +625,19 @@ void Lloyd::quantize(const float* z, Coded& out) const {
     for (size_t k = 1; k < normal_.count; ++k) {
         border[k] = static_cast<float>(normal_.level[k - 1] + normal_.level[k]) / 2;
     }
+    const float *inverse = inverse_.data(), *weight = weight_.data(), *zero = zero_.data();
+    float *levels = out.levels.data(), *decoded = out.decoded.data();
+    uint8_t* codes = out.codes.data();
     for (size_t d = 0; d < n; ++d) {
-        const float level = z[d] * unit / weight_[d] + zero_[d] - static_cast<float>(kZero);
+        const float level = z[d] * (unit * inverse[d]) + zero[d] - static_cast<float>(kZero);
         int32_t place = 0;
         for (size_t k = 1; k < 8; ++k) place += std::abs(level) > border[k] ? 1 : 0;
-        out.codes[d] = static_cast<uint8_t>(level < 0 ? count - 1 - place : count + place);
+        levels[d] = static_cast<float>(level < 0 ? count - 1 - place : count + place);
     }
-    std::vector<float> decoded(n);
-    for (size_t d = 0; d < n; ++d) {
-        out.levels[d] = level_[out.codes[d]];
-        decoded[d] = weight_[d] * (out.levels[d] - zero_[d]);
-    }
-    const auto [product, squared, difference] = products(z, decoded.data(), n);
+    levels_to_codes(levels, n, codes);
+    for (size_t d = 0; d < n; ++d) levels[d] = level_[codes[d]];
+    for (size_t d = 0; d < n; ++d) decoded[d] = weight[d] * (levels[d] - zero[d]);
+    const auto [product, squared, difference] = products(z, decoded, n);
     out.mul = squared > 0 ? static_cast<float>(product / squared) : 0.0f;
 }
 
@@ -646,12 +688,18 @@ float rounding(float base, float norm, float square, float reach) {
     return 4 * TiledQueries::kRelative * (std::abs(base) + 2 * norm * reach + square * reach * reach);
 }
 
+// query: [units][kUnit] to one of `width` queries of a tile.
+template <size_t kUnit>
+void space_out(const int8_t* query, size_t units, size_t width, int8_t* out) {
+    for (size_t u = 0; u < units; ++u) std::memcpy(out + u * width * kUnit, query + u * kUnit, kUnit);
+}
+
 // query: [units][32 / b] to the order of row_dot.
 void order_by_row(const int8_t* query, const Plane& plane, int8_t* out) {
     const size_t places = 8 / plane.bits;
-    for (size_t u = 0; u < plane.units; ++u) {
-        for (size_t p = 0; p < places; ++p) {
-            for (size_t j = 0; j < 4; ++j) out[p * plane.bytes() + u * 4 + j] = query[(u * places + p) * 4 + j];
+    for (size_t p = 0; p < places; ++p) {
+        for (size_t u = 0; u < plane.units; ++u) {
+            std::memcpy(out + p * plane.bytes() + u * 4, query + (u * places + p) * 4, 4);
         }
     }
 }
@@ -661,15 +709,13 @@ void ScalarQuery::set(size_t q, const float* query) {
     const bool l2 = codec_.metric_ == Metric::l2;
     std::vector<float> unit(dim), v(dim);
     codec_.normalize(query, unit.data());
-    double constant = 0;
-    for (size_t d = 0; d < dim; ++d) constant += static_cast<double>(unit[d]) * codec_.middle_[d];
+    const double constant = products(unit.data(), codec_.middle_.data(), dim)[0];
     if (l2) {
-        for (size_t d = 0; d < dim; ++d) unit[d] = static_cast<float>(static_cast<double>(unit[d]) - codec_.middle_[d]);
+        for (size_t d = 0; d < dim; ++d) unit[d] -= codec_.middle_[d];
     }
     codec_.rotate(unit.data(), v.data());
     const double norm = length(v.data(), dim);
-    double total = 0;
-    for (const float value : v) total += static_cast<double>(value);
+    const double total = codec_.roles_.off >= 0 ? sum_of(v.data(), dim) : 0.0;
 
     Exact& exact = exact_[q];
     exact = {0, 1, 0};
@@ -687,17 +733,16 @@ void ScalarQuery::set(size_t q, const float* query) {
     for (size_t d = 0; d < dim; ++d) v[d] *= codec_.weight_[d];
     const IntegerQuery rounded = round_query(v.data(), dim);
     exact.sum = rounded.sum;
-    double center = 0;
-    for (size_t d = 0; d < dim; ++d)
-        center += static_cast<double>(rounded.code[d]) * static_cast<double>(codec_.center_[d]);
+    std::copy(rounded.code.begin(), rounded.code.end(), v.begin());
+    const double center = products(v.data(), codec_.center_.data(), dim)[0];
     const double scale = static_cast<double>(rounded.scale), twice = l2 ? 2 : 1;
     Terms& t = terms_[q];
     t.base = static_cast<float>(l2 ? norm * norm : -constant);
     t.scale = static_cast<float>(-twice * scale);
     t.shift = static_cast<float>(twice * scale * center);
     t.tilt = static_cast<float>(-twice * total);
-    t.slack = static_cast<float>(twice * norm * (1 + 0x1p-20));
-    t.error = static_cast<float>(twice * static_cast<double>(rounded.error) * (1 + 0x1p-20));
+    t.slack = static_cast<float>(twice * norm * kUp);
+    t.error = static_cast<float>(twice * static_cast<double>(rounded.error) * kUp);
     // A row's coordinates from the middle are at most three times `reach` times the largest weight; see encode.
     t.norm = static_cast<float>(twice * norm) * codec_.widest_;
     t.square = l2 ? 32 * codec_.widest_ * codec_.widest_ : 0.0f;
@@ -708,9 +753,10 @@ void ScalarQuery::set(size_t q, const float* query) {
     for (size_t p = 0; p < packed_.size(); ++p) {
         const Plane& plane = codec_.planes_[p];
         const size_t in_unit = 32 / plane.bits;
-        int8_t* to = packed_[p].data() + first * plane.codes() + (q - first) * in_unit;
-        for (size_t u = 0; u < plane.units; ++u)
-            std::copy_n(code.data() + u * in_unit, in_unit, to + u * wide * in_unit);
+        (plane.bits == 8   ? space_out<4>
+         : plane.bits == 4 ? space_out<8>
+                           : space_out<16>)(code.data(), plane.units, wide,
+                                            packed_[p].data() + first * plane.codes() + (q - first) * in_unit);
     }
     for (size_t p = 0; p < by_row_.size(); ++p) {
         const Plane& plane = p < codec_.planes_.size() ? codec_.planes_[p] : *codec_.fine_;
