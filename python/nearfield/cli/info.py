@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import nearfield as nf
+from nearfield import codecs
 from nearfield.tuning import Tuning
 
 from .errors import CommandError
@@ -59,11 +61,13 @@ def _show_file(path: Path) -> None:
     metadata, tensors = _read_header(path)
     told = {key: value for key, value in metadata.items() if value and not key.startswith("checksum")}
     tuning = _take_tuning(path, told)
-    for codec in ("codec", "rerank"):
-        parameters = [key for key in told if key.startswith(f"{codec}.")]
-        if codec in told and parameters:
-            values = [f"{key.partition('.')[2]}={told.pop(key)}" for key in parameters]
-            told[codec] += f" ({', '.join(values)})"
+    for name in ("codec", "rerank"):
+        prefix = f"{name}."
+        parameters = {key[len(prefix) :]: value for key, value in told.items() if key.startswith(prefix)}
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # no index, or of a newer version
+            told[name] = str(codecs.of_spec(told[name], parameters))
+            for key in parameters:
+                del told[prefix + key]
     shown = [(printable(key), printable(value)) for key, value in told.items()]
     first = ["kind", "metric", "dim", "rows", "codec", "rerank"]
     shown.sort(key=lambda pair: first.index(pair[0]) if pair[0] in first else len(first))

@@ -52,7 +52,7 @@ def progress_bar(what: str, done: float = 0.0) -> Iterator[Callable[[float], Non
         yield show
 
 
-def printable(text: str, limit: int = 200) -> str:
+def printable(text: str, limit: int = 400) -> str:
     """Make what a file says safe to print: control characters escaped, at most `limit` characters."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
