@@ -212,7 +212,7 @@ std::vector<double> numbers(const std::string& text, const std::string& name) {
     in.imbue(std::locale::classic());
     double value = 0;
     char comma = ',';
-    while (comma == ',' && in >> value && value >= 0 && value <= std::numeric_limits<float>::max()) {
+    while (comma == ',' && in >> value && value >= 0 && value <= 1e30) {
         out.push_back(value);
         if (!(in >> comma)) return out;
     }
@@ -245,15 +245,15 @@ std::unique_ptr<Transform> make_blocks(ParameterReader& parameters, const std::s
 std::unique_ptr<Transform> make_transform(ParameterReader& parameters, const std::string& name, size_t in,
                                           Metric metric) {
     using Shape = Linear::Shape;
-    const std::string prefix = name + ".";
+    const std::string stem = name + ".";
     const auto choice = [&](std::string_view which, std::initializer_list<std::string_view> choices) {
-        return parameters.choice(prefix + std::string(which), choices);
+        return parameters.choice(stem + std::string(which), choices);
     };
-    const auto dims = [&] { return parameters.number(prefix + "dims", in, 1, in); };
+    const auto dims = [&] { return parameters.number(stem + "dims", in, 1, in); };
     const auto paired = [&] {
         const bool queries = choice("queries", {"none", "given"}) == 1;
         if (queries && metric == Metric::l2) {
-            throw InvalidInput(prefix + "queries: given with metric \"l2\", expected \"ip\" or \"cosine\"");
+            throw InvalidInput(stem + "queries: given with metric \"l2\", expected \"ip\" or \"cosine\"");
         }
         return queries ? Shape::paired : Shape::shared;
     };
@@ -278,13 +278,13 @@ std::unique_ptr<Transform> make_transform(ParameterReader& parameters, const std
         case Kind::prefix:
             return std::make_unique<Prefix>(in, dims());
         case Kind::random_rotation: {
-            const size_t seed = parameters.number(prefix + "seed", 0, 0, std::numeric_limits<uint32_t>::max());
+            const size_t seed = parameters.number(stem + "seed", 0, 0, std::numeric_limits<uint32_t>::max());
             return std::make_unique<RandomRotation>(in, static_cast<uint32_t>(seed));
         }
         case Kind::blocks:
             break;
     }
-    return make_blocks(parameters, prefix, in, metric);
+    return make_blocks(parameters, stem, in, metric);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

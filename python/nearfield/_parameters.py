@@ -20,7 +20,9 @@ _WORDS = {None: "none", True: "true", False: "false"}
 def _to_text(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return _WORDS[value]
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(_to_text, value))
+    return str(value).removesuffix(".0")
 
 
 def _of_text(text: str) -> Any:

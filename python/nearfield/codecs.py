@@ -15,6 +15,7 @@ from ._parameters import Floats as Floats
 from ._training import (
     FIT_SAMPLE,
     Doubles,
+    allocating_rotation,
     balanced_codebook,
     nearest_rotation,
     on_grid,
@@ -329,14 +330,16 @@ class PQ(_Quantizer):
         less for the same bytes.
     rotation : {None, "opq", "random"} or array_like, shape (dim, dim)
         A rotation before the vector is split: the one in which least is lost (optimized product quantization), a random
-        one, or an orthogonal matrix, whose rows are the new axes.
+        one, or an orthogonal matrix, whose rows are the new axes. "opq" is worth its dim * dim multiplications for each
+        vector and query whenever there are few codes.
     codebook : array_like, shape (subspaces, 2^bits, ceil(dim / subspaces)), optional
         Centroids that were learned elsewhere (JPQ, RepCONC, Distill-VQ).
     assignment : {"nearest", "balanced"}
         "balanced": the codebook is learned such that all codes are used about equally often.
     queries : array_like, shape (n, dim), optional
-        A sample of queries. The codebook is then learned to keep the inner products with such queries, instead of the
-        vectors. For cosine and inner product.
+        A sample of queries. The codebook is then learned to keep inner products with such queries, rather than the
+        vectors (see `LeanVec`, whose maps stand in front, without the projection; with ``rotation=None`` they also
+        rotate as "opq" starts). For cosine and inner product.
     anisotropic : float, optional
         The score from which on inner products count, as a share of the product of the lengths: the codebook is learned
         to keep the component along the vector better than the others (0.2 is usual). For cosine and inner product.
@@ -345,8 +348,9 @@ class PQ(_Quantizer):
 
     Notes
     -----
-    It learns from an evenly spread sample of up to 16,384 vectors (8,192 for a rotation and a balanced codebook).
-    Subspaces that do not divide the dimension: the last part is filled up with zeros.
+    It learns from an evenly spread sample of up to 16,384 vectors (8,192 for the fit of "opq" and for a balanced
+    codebook), of which there must be 2^bits. Subspaces that do not divide the dimension: the last part is filled up
+    with zeros.
 
     In the object of an index, "given" stands for arrays. They are not saved as such; what was learned from them is.
 
@@ -378,9 +382,9 @@ class PQ(_Quantizer):
         self._check_choice("assignment", "nearest", "balanced")
         self._keep("queries", 2)
         if self.anisotropic is not None:
-            self._check_number("anisotropic", 0, 1)
+            self._check_number("anisotropic", 0, 0.9)
             if self.anisotropic == 0:
-                raise ValueError("anisotropic: 0 given, expected more, up to 1, or None")
+                raise ValueError("anisotropic: 0 given, expected more, up to 0.9, or None")
         self._check_count("seed")
         self._check_arrays()
 
@@ -442,8 +446,8 @@ class PQ(_Quantizer):
         if self.assignment == "nearest":
             return {}
         sample = sample_of(vectors, element, FIT_SAMPLE)
-        if not np.isfinite(sample).all():
-            return {}
+        if len(sample) < 2**self.bits or not np.isfinite(sample).all():
+            return {}  # the core will say so
         sample = unit(sample) if metric == "cosine" else sample
         return {"codebook": on_grid(balanced_codebook(sample, self._parts(sample.shape[1]), self.bits, self.seed))}
 
@@ -467,18 +471,18 @@ class _Rotation(Transform):
         codec, dim = self.codec, sample.shape[1]
         root = inverse = None
         if codec.queries is not None:
-            root, inverse = transforms.sphering(before(codec._array("queries").astype(np.float64)))
+            root, inverse = transforms.sphering(before(codec._array("queries").astype(np.float64)), sample)
             sample = sample @ root
-        rotation = np.eye(dim)
         if codec.rotation == GIVEN:
             rotation = codec._array("rotation").astype(np.float64)
             if len(rotation) != dim:
                 raise ValueError(f"rotation: a matrix of shape {rotation.shape} given, expected ({dim}, {dim})")
-        elif codec.rotation is not None:
+        elif codec.rotation == "random":
             rotation = random_rotation(dim, codec.seed)
-            if codec.rotation == "opq":
-                few = thinned(sample, FIT_SAMPLE)
-                rotation = opq_rotation(few, rotation, codec._parts(dim), codec.bits, codec.seed)
+        elif codec.rotation == "opq":
+            rotation = opq_rotation(thinned(sample, FIT_SAMPLE), codec._parts(dim), codec.bits, codec.seed)
+        else:  # what is query-aware has no dimensions of its own: any rotation will do, and this one serves best
+            rotation = allocating_rotation(sample, codec._parts(dim))
         if root is None or inverse is None:
             return transforms.linear(rotation)
         return transforms.linear(rotation @ root, rotation @ inverse)
