@@ -131,9 +131,9 @@ class LeanVec(Transform):
     Notes
     -----
     For cosine and inner product. With X the second moments of documents, and K those of n queries and, as if they were
-    ``dim`` further queries, of documents: documents are mapped by P W and queries by P W^(-1), where W = K^(1/4) and the
-    rows of P are the leading eigenvectors of W X W. (The paper has W = K^(1/2) with K of queries alone, for which the
-    mean squared error of inner products with these queries is least. Of other queries, the rankings are better so.)
+    ``dim`` further queries, of documents: documents are mapped by P W and queries by P W^(-1), where W = K^(1/4) and
+    the rows of P are the leading eigenvectors of W X W. (The paper has W = K^(1/2) with K of queries alone, for which
+    the mean squared error of inner products with these queries is least. Other queries are ranked better this way.)
 
     In the object, "given" stands for the queries. They are not saved with an index; what was learned from them is.
 
