@@ -51,7 +51,7 @@ NEARFIELD_API const char* nearfield_version(void);
 
 /* Raised when programs compiled against an older header no longer work. A program that loads the library by itself
  * compares the macro with the function. */
-#define NEARFIELD_ABI_VERSION 2
+#define NEARFIELD_ABI_VERSION 1
 NEARFIELD_API int nearfield_abi_version(void);
 
 /* The instruction-set level that this process uses: "scalar", "avx2", "avx512", ..., "neon", .... It is the best that
