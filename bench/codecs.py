@@ -38,12 +38,13 @@ K = 10
 PARTS = ["scan", "search", "compression", "projection", "memory", "tune"]
 DATASETS = ["wordnet", "glove", "mnist"]
 COSINE = ["mnist"]  # scanned under cosine too: one of the other libraries does not know l2
-QUERIES, TUNE_QUERIES, ROWS = 1000, 2000, 1 << 40  # at most
+REPEATS = {"scan": 5, "search": 3, "tune": 3}
+QUERIES, SEARCH_QUERIES, TUNE_QUERIES, ROWS = 1000, 500, 2000, 1 << 40  # at most
 QUICK_QUERIES, QUICK_ROWS = 200, 20_000
 MODES = {"single": 1, "batch": 64}  # queries at a time
 # For each turn: calls at least and at most, and seconds after which it ends.
 LEAST = {"single": 30, "batch": 2}
-MOST, BUDGET = 200, 0.2
+MOST, BUDGET = 200, 0.15
 ADDED = 5  # turns in which vectors are added
 
 # Who takes turns: codecs of this library, and others at about the same bytes.
@@ -55,22 +56,22 @@ RACES = [
     (["lloyd2", "rabitq2"], ["turbovec 2 bit"]),
     (["pq4, dim/2"], ["faiss PQ fast-scan, dim/2"]),
     (["pq4, dim/4"], ["faiss PQ fast-scan, dim/4"]),
-    (["pq8, dim/8"], ["faiss PQ, dim/8"]),
     (["rabitq1"], ["faiss RaBitQ fast-scan", "faiss RaBitQ fast-scan, rotated"]),
 ]
 
 WANTED, CANDIDATES = 0.99, 20_000  # recall of whole searches, and candidates at most
 EXACT = {"plain": False, "screened": True}  # whether with the 8-bit screen
-ALONE = ["sq8", "lvq8", "lvq4x8", "rabitq8"]  # also without scoring again
-RERANKED = [(codec, "f16") for codec in CODECS] + [("pq4, dim/4", "f32"), ("lloyd4", "f32")]
+ALONE = ["sq8", "lvq4x8", "rabitq8"]  # also without scoring again
+RERANKED = ["sq8", "sq6", "sq4", "lvq8", "lvq4", "lvq4x8", "pq8, dim/8", "pq4, dim/4", "pq4, dim/2"]
+RERANKED += ["rabitq1", "rabitq2", "rabitq4", "lloyd4", "lloyd2", "sign", "pca, sq8", "pca, lloyd4"]
 
-SPLITS = 5  # of the queries into halves
+SPLITS = 3  # of the queries into halves
 PROJECTED_DIMS, OVERSAMPLES = [96, 160, 256], [1, 2, 5]
 STORED = ["sq8", "sq4", "lvq4x8", "pq4, dim/4", "rabitq1", "rabitq4", "lloyd4"]
 COPIES = 4  # of the vectors, which the growth of the smallest codes is measured by
 # Codecs, and whether they are tuned on queries.
-TUNED = [(codec, True) for codec in ("sq4", "pq4, dim/4", "rabitq1", "lloyd4", "sign")]
-TUNED += [(codec, False) for codec in ("rabitq1", "lloyd4")]
+TUNED = [(codec, True) for codec in ("sq4", "pq4, dim/4", "rabitq1", "lloyd4")]
+TUNED += [("rabitq1", False)]
 RECALLS = [0.90, 0.95, 0.99]
 
 
@@ -88,12 +89,12 @@ def run(options: argparse.Namespace) -> None:
     if unknown := set(options.codecs) - set(CODECS):
         raise BenchError(f"--codecs: {'; '.join(sorted(unknown))} given, expected some of {'; '.join(CODECS)}")
     require("nearfield", "bench")
-    options.repeats = options.repeats or (2 if options.quick else 5)
     results = Results(options.out, "codecs", CODE_PACKAGES, options.quick)
     runs = {"scan": run_scans, "search": run_searches, "compression": run_compression}
     runs |= {"projection": run_projections, "memory": run_memory, "tune": run_tune}
     for part in parts:
-        runs[part](options, results)
+        repeats = options.repeats or (2 if options.quick else REPEATS.get(part))
+        runs[part](argparse.Namespace(**{**vars(options), "repeats": repeats}), results)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -333,7 +334,7 @@ def whole(codec: str | None, rerank: str | None, screen: bool, shape: Line, file
 
 def run_searches(options: argparse.Namespace, results: Results) -> None:
     cores = options.cores[:1]
-    for shape in shapes(options):
+    for shape in shapes(options, SEARCH_QUERIES):
         line = header("codec search", shape)
         with right_answers(shape, cores) as file, contextlib.ExitStack() as stack:
             fixed = {"shape": shape, "file": file}
@@ -347,7 +348,7 @@ def run_searches(options: argparse.Namespace, results: Results) -> None:
                 one = {**line, "exact": name, **found(check, answers[name]), "others": others(answers[name])}
                 results.write(one)
                 report_search(one)
-            for codec, rerank in [*((name, None) for name in ALONE), *RERANKED]:
+            for codec, rerank in [*((name, None) for name in ALONE), *((name, "f16") for name in RERANKED)]:
                 if codec not in options.codecs:
                     continue
                 arguments = {"codec": codec, "rerank": rerank, "screen": True, **fixed}
@@ -395,7 +396,6 @@ def report_search(line: Line) -> None:
 COMPRESSED: dict[str, Callable[[Any, data.Floats | None], Any]] = {
     "pq4": lambda nf, queries: nf.PQ(96, bits=4, queries=queries),
     "pq8": lambda nf, queries: nf.PQ(48, bits=8, queries=queries),
-    "opq4": lambda nf, queries: nf.PQ(96, bits=4, rotation="opq", queries=queries),
     "opq8": lambda nf, queries: nf.PQ(48, bits=8, rotation="opq", queries=queries),
     "lean, rabitq1": lambda nf, queries: (nf.LeanVec(288, queries), nf.RaBitQ(1)),
 }

@@ -229,7 +229,6 @@ CODECS: dict[str, Callable[[Any, int], Any]] = {
     "pq8, dim/8": lambda nf, dim: nf.PQ(parts(dim, 8), bits=8),
     "pq4, dim/4": lambda nf, dim: nf.PQ(parts(dim, 4), bits=4),
     "pq4, dim/2": lambda nf, dim: nf.PQ(parts(dim, 2), bits=4),
-    "opq4, dim/4": lambda nf, dim: nf.PQ(parts(dim, 4), bits=4, rotation="opq"),
     "rabitq1": lambda nf, dim: nf.RaBitQ(1),
     "rabitq2": lambda nf, dim: nf.RaBitQ(2),
     "rabitq4": lambda nf, dim: nf.RaBitQ(4),
@@ -277,7 +276,6 @@ class FaissCodes:
             "SQ8": lambda: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_8bit, measure),
             "SQ6": lambda: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_6bit, measure),
             "SQ4": lambda: faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_4bit, measure),
-            "PQ, dim/8": lambda: faiss.IndexPQ(dim, parts(dim, 8), 8, measure),
             "PQ fast-scan, dim/4": lambda: faiss.IndexPQFastScan(dim, parts(dim, 4), 4, measure),
             "PQ fast-scan, dim/2": lambda: faiss.IndexPQFastScan(dim, parts(dim, 2), 4, measure),
             "RaBitQ fast-scan": lambda: faiss.IndexRaBitQFastScan(dim, measure),
@@ -342,7 +340,7 @@ class CodeContender:
     metrics: tuple[str, ...] = ("ip", "cosine", "l2")
 
 
-FAISS_CODES = ["SQ8", "SQ6", "SQ4", "PQ, dim/8", "PQ fast-scan, dim/4", "PQ fast-scan, dim/2"]
+FAISS_CODES = ["SQ8", "SQ6", "SQ4", "PQ fast-scan, dim/4", "PQ fast-scan, dim/2"]
 FAISS_CODES += ["RaBitQ fast-scan", "RaBitQ fast-scan, rotated"]
 CODE_CONTENDERS = {
     **{name: CodeContender(NearfieldCodes, name) for name in CODECS},
