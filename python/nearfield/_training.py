@@ -102,6 +102,7 @@ def opq_rotation(x: Doubles, subspaces: int, bits: int, seed: int) -> Doubles:
 
     Ge et al. (2013), "Optimized Product Quantization", the non-parametric solution, from the parametric one on.
     """
+    x = x / _scale(x)
     rotation = allocating_rotation(x, subspaces)
     books = _random_books(x @ rotation.T, subspaces, bits, seed)
     for step in range(_ROTATION_STEPS):
@@ -119,10 +120,17 @@ def balanced_codebook(x: Doubles, subspaces: int, bits: int, seed: int) -> Doubl
     Zhan et al. (2022), "Learning Discrete Representations via Constrained Clustering for Effective and Efficient Dense
     Retrieval" (RepCONC): k-means whose assignments are those of entropic transport (Sinkhorn).
     """
+    scale = _scale(x)
+    x = x / scale
     books = _random_books(x, subspaces, bits, seed)
     for _ in range(_BALANCED_STEPS):
         books, _ = _k_means_step(x, books, _balanced)
-    return books
+    return books * scale
+
+
+def _scale(x: Doubles) -> float:
+    """The largest magnitude, by which numbers are divided so that float32 can hold their squares."""
+    return float(np.abs(x).max()) or 1.0
 
 
 def _split(x: Doubles, subspaces: int) -> npt.NDArray[np.float32]:
