@@ -84,6 +84,14 @@ def signs(query: str, rerank: str | None = None) -> Kind:
     return replace(kind, name=f"{kind.name}-{query}", make=make, coded_queries=query == "code")
 
 
+def taught(dim: int, metric: str, **options: Any) -> nf.Flat:
+    """An index whose codec "sq8" has learned its levels, and does not depend on the vectors that come."""
+    index = nf.Flat(dim, metric, **options)
+    ends = [oracle.SQ8_LEAST, oracle.SQ8_LEAST + 255 * oracle.SQ8_STEP]
+    index.train(np.outer(ends, np.ones(dim, np.float32)))
+    return index
+
+
 # Kinds that keep numbers as numbers.
 PLAIN_KINDS = [
     *(flat(codec) for codec in oracle.CODECS),
@@ -99,6 +107,9 @@ KINDS = [
     signs("code", rerank="f16"),
     # Under cosine the query is rounded to a unit vector of float32, which is beyond this oracle's tolerance.
     replace(signs("float"), metrics=("ip", "l2")),
+    # Codes in interleaved groups. (Under cosine they are those of unit vectors, which are not what was added.)
+    Kind("Flat-sq8", partial(taught, codec="sq8"), "sq8", metrics=("ip", "l2")),
+    Kind("Flat-f32-sq8", partial(taught, codec="f32", rerank="sq8"), "sq8", "f32", metrics=("ip", "l2")),
 ]
 
 

