@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import itertools
 import os
@@ -507,6 +508,9 @@ def run_projections(options: argparse.Namespace, results: Results) -> None:
 
 def resident(reset: bool = False) -> tuple[int, int]:
     """Bytes of memory that this process has now, and at most since the peak was reset."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps of freed memory is nobody's
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -521,11 +525,10 @@ def memory(codec: str, rerank: str | None, shape: Line) -> Measure:
     loaded = opened(**shape)
     loaded = data.Dataset(loaded.name, np.array(loaded.base), loaded.queries, loaded.metric)
     # What is allocated once and for all, by the library and by NumPy, does not belong to an index.
-    small = data.Dataset(loaded.name, loaded.base[:5000], loaded.queries, loaded.metric)
+    small = data.Dataset(loaded.name, loaded.base[:20_000], loaded.queries, loaded.metric)
     index_of(small, codec, rerank).search(loaded.queries[:1], K, threads=1)
 
     def measure() -> Line:
-        gc.collect()
         before, _ = resident(reset=True)
         index = index_of(loaded, codec, rerank)
         _, peak = resident()
