@@ -25,7 +25,7 @@ namespace {
 
 // Standard deviations that a residual may be off.
 constexpr double kDeviations = 4;
-// Values that the estimates of a row can be made of.
+// Lengths whose squares estimates can be made of.
 constexpr float kLargest = 1e18f;
 // A bound is rounded up by this.
 constexpr double kUp = 1 + 0x1p-20;
@@ -34,6 +34,14 @@ constexpr double kUp = 1 + 0x1p-20;
 std::array<double, 3> products(const float* a, const float* b, size_t n) {
     std::array<double, 3> out{};
     kernels::active().dense[kernels::kF32].settle(a, reinterpret_cast<const uint8_t*>(b), 1.0f, n, out.data());
+    return out;
+}
+
+// The same in float32: { <a, b>, <b, b> }.
+std::pair<float, float> dots(const float* a, const float* b, size_t n) {
+    std::pair<float, float> out;
+    kernels::active().dense[kernels::kF32].dot(a, reinterpret_cast<const uint8_t*>(b), 0, nullptr, 1, n, &out.first,
+                                               &out.second);
     return out;
 }
 
@@ -145,12 +153,12 @@ size_t padded(size_t size) { return (size + 15) / 16 * 16; }
 // What a vector's coordinates become.
 struct Coded {
     explicit Coded(size_t size)
-        : codes(padded(size)), fine(padded(size)), levels(size), residual(size), decoded(size) {}
+        : codes(padded(size)), fine(padded(size)), levels(size), residual(size), decoded(size), tried(size) {}
 
     std::vector<uint8_t> codes, fine;
-    std::vector<float> levels;    // of the codes
-    std::vector<float> residual;  // what the fine codes add, from -1/2 to 1/2
-    std::vector<float> decoded;   // for "lloyd"
+    std::vector<float> levels;          // of the codes
+    std::vector<float> residual;        // what the fine codes add, from -1/2 to 1/2
+    std::vector<float> decoded, tried;  // for "lloyd"
     float mul = 1, off = 0;
 };
 
@@ -188,9 +196,11 @@ class ScalarCodec : public GroupCodec {
 
     // The vector that is coded, float32: under cosine the unit vector.
     void normalize(const float* vector, float* out) const;
+    // The same from the origin.
+    void center(const float* vector, float* out) const;
     void rotate(const float* vector, float* z) const;
     // Throws UnencodableVector for row i.
-    void check_range(size_t i, const float* from_origin) const;
+    void check_range(size_t i, const float* centered) const;
     // z of the vectors of a sample, and their mean as they are coded.
     std::vector<float> mean(const Vectors& sample) const;
     // z' of a row with its fine bytes.
@@ -259,6 +269,12 @@ void ScalarCodec::normalize(const float* vector, float* out) const {
     for (size_t d = 0; d < dim_; ++d) out[d] = static_cast<float>(static_cast<double>(vector[d]) * inverse);
 }
 
+void ScalarCodec::center(const float* vector, float* out) const {
+    const float* from = vector;
+    if (metric_ == Metric::cosine) normalize(vector, out), from = out;
+    for (size_t d = 0; d < dim_; ++d) out[d] = from[d] - origin_[d];
+}
+
 void ScalarCodec::rotate(const float* vector, float* z) const {
     if (rotation_) {
         rotation_->apply(vector, z);
@@ -278,11 +294,10 @@ std::vector<float> ScalarCodec::mean(const Vectors& sample) const {
     return vector;
 }
 
-void ScalarCodec::check_range(size_t i, const float* from_origin) const {
-    const auto [least, most] = extremes(from_origin, dim_);
-    if (least > -kLargest && most < kLargest) return;
-    throw UnencodableVector(i, "holds " + std::to_string(most < kLargest ? least : most) +
-                                   " (from the mean); codec \"" + name_ + "\" keeps numbers up to 1e18");
+void ScalarCodec::check_range(size_t i, const float* centered) const {
+    if (dots(centered, centered, dim_).first < kLargest * kLargest) return;
+    throw UnencodableVector(i, "lies " + std::to_string(length(centered, dim_)) + " from the mean; codec \"" + name_ +
+                                   "\" keeps vectors up to 1e18 from it");
 }
 
 void ScalarCodec::encode(const Vectors& vectors, std::byte* rows) const {
@@ -290,13 +305,15 @@ void ScalarCodec::encode(const Vectors& vectors, std::byte* rows) const {
     const GroupLayout form = layout();
     const double root = std::sqrt(static_cast<double>(n)), residual_part = std::min(1.0, kDeviations / root);
     Coded coded(n);
-    std::vector<float> vector(dim_), z(n);
+    // A bound of lengths that are computed in float32.
+    const double up = kUp * (1 + static_cast<double>(n) * 0x1p-23);
+    std::vector<float> vector(rotation_ ? n : 0), z(n);
     for (size_t i = 0; i < vectors.n; ++i) {
         std::byte* row = rows + i * row_bytes();
-        normalize(vectors.floats() + i * dim_, vector.data());
-        for (size_t d = 0; d < dim_; ++d) vector[d] -= origin_[d];
-        if (roles_.mul >= 0) check_range(i, vector.data());
-        rotate(vector.data(), z.data());
+        float* centered = rotation_ ? vector.data() : z.data();
+        center(vectors.floats() + i * n, centered);
+        if (roles_.mul >= 0) check_range(i, centered);
+        if (rotation_) rotation_->apply(centered, z.data());
         quantize(z.data(), coded);
         for (const Plane& plane : planes_) write_plane(coded.codes.data(), plane, row);
         if (fine_) write_plane(coded.fine.data(), *fine_, row);
@@ -311,10 +328,10 @@ void ScalarCodec::encode(const Vectors& vectors, std::byte* rows) const {
         // |query - rounded| is multiplied by the length of mul * (level - center); that all other parts of z' are not
         // much longer is what bounds the rounding errors of float32.
         for (size_t d = 0; d < n; ++d) z[d] = coded.levels[d] - center_[d];
-        const double far = length(z.data(), n) + (fine_ ? root / 2 : 0), off = static_cast<double>(std::abs(coded.off));
-        form.set_factor(
-            row, factors_,
-            static_cast<float>(std::max({scale * far, scale * least_of_scale_, off * root / 2, least_}) * kUp));
+        const double far = std::sqrt(static_cast<double>(dots(z.data(), z.data(), n).first)) + (fine_ ? root / 2 : 0);
+        const double off = static_cast<double>(std::abs(coded.off)) * root / 2;
+        form.set_factor(row, factors_,
+                        static_cast<float>(std::max({scale * far, scale * least_of_scale_, off, least_}) * up));
         if (metric_ != Metric::l2) continue;
         if (fine_) {
             for (size_t d = 0; d < n; ++d) z[d] += coded.residual[d];
@@ -534,11 +551,20 @@ class Lloyd final : public ScalarCodec {
         lay_out(bits);
         normal_ = bits == 4 ? kNormal4 : kNormal2;
         linear_ = false;
+        factors_ = bits == 4 ? std::vector<float>{0.96f, 1.1f} : std::vector<float>{1.0f};
+        border_.fill(std::numeric_limits<float>::infinity());
+        for (size_t k = 0; k < normal_.count; ++k) {
+            const float below = k > 0 ? normal_.level[k - 1] : 0.0f, level = normal_.level[k];
+            border_[k] = (below + level) / 2;
+            step_[k] = level - below;
+        }
         for (size_t i = 0; i < 16; ++i) {
-            const size_t code = i % (2 * normal_.count), above = code - normal_.count;
-            planes_[0].levels[i] = static_cast<uint8_t>(
-                code < normal_.count ? kZero - normal_.level[normal_.count - 1 - code] : kZero + normal_.level[above]);
-            level_[i] = static_cast<float>(planes_[0].levels[i]);
+            const size_t code = i % (2 * normal_.count);
+            const unsigned level = code < normal_.count ? kZero - normal_.level[normal_.count - 1 - code]
+                                                        : kZero + normal_.level[code - normal_.count];
+            planes_[0].levels[i] = static_cast<uint8_t>(level);
+            level_[i] = static_cast<float>(level);
+            code_[level] = static_cast<uint8_t>(code);
         }
     }
 
@@ -577,7 +603,15 @@ class Lloyd final : public ScalarCodec {
 
     bool calibrated_;
     NormalLevels normal_;
+    // Levels of z * unit, and what these decode to, times a scale that is the row's.
+    void round(const float* z, float unit, float* levels, float* decoded) const;
+
     std::vector<float> shift_, scale_, inverse_;  // of the weight
+    // The borders between levels above the mean, and how much higher each level is than the one before.
+    std::array<float, 8> border_{}, step_{};
+    std::array<uint8_t, 256> code_{};  // of a level
+    // What coordinates of deviation 1 are multiplied with; the codes that fit the row best are taken.
+    std::vector<float> factors_;
 };
 
 // Calibration takes the quantiles at which the outermost levels of a normal distribution lie to these levels.
@@ -616,29 +650,34 @@ std::unique_ptr<Codec> Lloyd::trained(const Vectors& sample, Learned /*given*/) 
 }
 
 void Lloyd::quantize(const float* z, Coded& out) const {
-    const size_t n = dim_;
-    const double norm = length(z, n);
-    const auto unit = static_cast<float>(norm > 0 ? std::sqrt(static_cast<double>(n)) / norm : 0.0);
-    const auto count = static_cast<int32_t>(normal_.count);
-    std::array<float, 8> border;  // between levels
-    border.fill(std::numeric_limits<float>::infinity());
-    for (size_t k = 1; k < normal_.count; ++k) {
-        border[k] = static_cast<float>(normal_.level[k - 1] + normal_.level[k]) / 2;
+    const double norm = length(z, dim_);
+    const auto unit = static_cast<float>(norm > 0 ? std::sqrt(static_cast<double>(dim_)) / norm : 0.0);
+    float best = -1;
+    for (const float factor : factors_) {
+        round(z, unit * factor, out.tried.data(), out.decoded.data());
+        const auto [product, squared] = dots(z, out.decoded.data(), dim_);
+        const float scale = squared > 0 ? product / squared : 0.0f, fit = scale * unit * (product * unit);
+        if (!(fit > best)) continue;
+        best = fit;
+        out.mul = scale;
+        std::swap(out.levels, out.tried);
     }
-    const float *inverse = inverse_.data(), *weight = weight_.data(), *zero = zero_.data();
-    float *levels = out.levels.data(), *decoded = out.decoded.data();
+    levels_to_codes(out.levels.data(), dim_, out.codes.data());
     uint8_t* codes = out.codes.data();
-    for (size_t d = 0; d < n; ++d) {
-        const float level = z[d] * (unit * inverse[d]) + zero[d] - static_cast<float>(kZero);
-        int32_t place = 0;
-        for (size_t k = 1; k < 8; ++k) place += std::abs(level) > border[k] ? 1 : 0;
-        levels[d] = static_cast<float>(level < 0 ? count - 1 - place : count + place);
+    for (size_t d = 0, n = dim_; d < n; ++d) codes[d] = code_[codes[d]];
+}
+
+void Lloyd::round(const float* z, float unit, float* levels, float* decoded) const {
+    constexpr auto kMiddle = static_cast<float>(kZero);
+    const float *inverse = inverse_.data(), *weight = weight_.data(), *zero = zero_.data();
+    const std::array<float, 8> border = border_, step = step_;
+    for (size_t d = 0; d < dim_; ++d) {
+        const float value = z[d] * (unit * inverse[d]) + zero[d] - kMiddle, magnitude = std::abs(value);
+        float level = step[0];
+        for (size_t k = 1; k < 8; ++k) level += magnitude > border[k] ? step[k] : 0.0f;
+        levels[d] = std::copysign(level, value) + kMiddle;
+        decoded[d] = weight[d] * (levels[d] - zero[d]);
     }
-    levels_to_codes(levels, n, codes);
-    for (size_t d = 0; d < n; ++d) levels[d] = level_[codes[d]];
-    for (size_t d = 0; d < n; ++d) decoded[d] = weight[d] * (levels[d] - zero[d]);
-    const auto [product, squared, difference] = products(z, decoded, n);
-    out.mul = squared > 0 ? static_cast<float>(product / squared) : 0.0f;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
