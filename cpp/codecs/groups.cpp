@@ -80,12 +80,39 @@ void GroupLayout::set_factor(std::byte* row, size_t which, float value) const {
 // Queries
 // ---------------------------------------------------------------------------------------------------------------------
 
+// Tiles as wide as may be, and about equally so.
 GroupQuery::GroupQuery(GroupLayout layout, Roles roles, size_t width, size_t tile, float reach)
-    : terms_(width), layout_(layout), roles_(roles), tile_(tile), reach_(reach) {}
+    : terms_(width), layout_(layout), roles_(roles), reach_(reach) {
+    const size_t tiles = std::max<size_t>(1, (width + tile - 1) / tile);
+    tile_ = std::max<size_t>(1, (width + tiles - 1) / tiles);
+}
 
 const float* GroupQuery::factor(const std::byte* group, int which, const float* otherwise) const {
     if (which < 0) return otherwise;
     return reinterpret_cast<const float*>(group + layout_.factors_at()) + static_cast<size_t>(which) * kGroup;
+}
+
+kernels::Estimate GroupQuery::estimate_of(const Terms& t) {
+    return {t.base, t.scale, t.shift, t.tilt, t.slack, kInfinity, kZeros, kOnes.data(), kZeros, kZeros};
+}
+
+void GroupQuery::set_factors(const std::byte* group, kernels::Estimate& terms) const {
+    terms.add = factor(group, roles_.add, kZeros);
+    terms.mul = factor(group, roles_.mul, kOnes.data());
+    terms.off = factor(group, roles_.off, kZeros);
+    terms.err = factor(group, roles_.err, kZeros);
+}
+
+// The largest reach in a block.
+float GroupQuery::reach_of(Block block) const {
+    if (!layout_.reach) return reach_;
+    float largest = 0;
+    for (size_t start = 0; start < block.n; start += kGroup) {
+        float reach;
+        std::memcpy(&reach, block.data + start / kGroup * layout_.group_bytes() + layout_.reach_at(), sizeof(reach));
+        largest = reach > largest ? reach : largest;
+    }
+    return largest;
 }
 
 void GroupQuery::score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept {
@@ -108,17 +135,8 @@ void GroupQuery::score_block(Block block, float* out) const noexcept {
             const std::byte* group = block.data + start / kGroup * layout_.group_bytes();
             sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
             for (size_t q = 0; q < count; ++q) {
-                const Terms& t = terms_[first + q];
-                const kernels::Estimate terms{t.base,
-                                              t.scale,
-                                              t.shift,
-                                              t.tilt,
-                                              0,
-                                              0,
-                                              factor(group, roles_.add, kZeros),
-                                              factor(group, roles_.mul, kOnes.data()),
-                                              factor(group, roles_.off, kZeros),
-                                              kZeros};
+                kernels::Estimate terms = estimate_of(terms_[first + q]);
+                set_factors(group, terms);
                 kernels::active().codes.estimate(sums + q * kGroup, &terms, distance);
                 std::copy_n(distance, std::min(kGroup, block.n - start), out + (first + q) * block.n + start);
             }
@@ -130,42 +148,33 @@ void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
     const auto estimate = kernels::active().codes.estimate;
     alignas(64) int32_t sums[kernels::kTile * kGroup];
     alignas(64) float distance[kGroup];
+    kernels::Estimate estimates[kernels::kTile];
+    float spreads[kernels::kTile];
     Survivor survivors[kGroup];
+    // One reach for all groups of the block: what this loosens costs less than a bound for each group and query.
+    const float reach = reach_of(block);
     for (size_t first = 0; first < width(); first += tile_) {
         const size_t count = std::min(tile_, width() - first);
+        for (size_t q = 0; q < count; ++q) {
+            const Terms& t = terms_[first + q];
+            estimates[q] = estimate_of(t);
+            spreads[q] = t.error * reach + 4 * TiledQueries::kRelative *
+                                               (std::abs(t.base) + 2 * t.norm * reach + t.square * reach * reach);
+        }
         for (size_t start = 0; start < block.n; start += kGroup) {
             const std::byte* group = block.data + start / kGroup * layout_.group_bytes();
-            const uint32_t present = block.n - start >= kGroup ? ~0u : (1u << (block.n - start)) - 1;
             sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
-            float reach = reach_;
-            if (layout_.reach) std::memcpy(&reach, group + layout_.reach_at(), sizeof(reach));
-            const float* err = factor(group, roles_.err, kZeros);
-            kernels::Estimate terms{0,
-                                    0,
-                                    0,
-                                    0,
-                                    0,
-                                    0,
-                                    factor(group, roles_.add, kZeros),
-                                    factor(group, roles_.mul, kOnes.data()),
-                                    factor(group, roles_.off, kZeros),
-                                    err};
             for (size_t q = 0; q < count; ++q) {
-                const Terms& t = terms_[first + q];
-                const float spread =
-                    t.error * reach +
-                    4 * TiledQueries::kRelative * (std::abs(t.base) + 2 * t.norm * reach + t.square * reach * reach);
-                terms.base = t.base;
-                terms.scale = t.scale;
-                terms.shift = t.shift;
-                terms.tilt = t.tilt;
-                terms.slack = t.slack;
-                terms.bound = sink.bounds[first + q] + spread;
+                kernels::Estimate& terms = estimates[q];
+                if (layout_.factors > 0) set_factors(group, terms);
+                terms.bound = sink.bounds[first + q] + spreads[q];
+                uint32_t left = estimate(sums + q * kGroup, &terms, distance);
+                if (left == 0) continue;
+                if (block.n - start < kGroup) left &= (1u << (block.n - start)) - 1;
                 size_t kept = 0;
-                for (uint32_t left = estimate(sums + q * kGroup, &terms, distance) & present; left != 0;
-                     left &= left - 1) {
+                for (; left != 0; left &= left - 1) {
                     const auto i = static_cast<size_t>(std::countr_zero(left));
-                    const float off = spread + t.slack * err[i];
+                    const float off = spreads[q] + terms.slack * terms.err[i];
                     const bool known = std::isfinite(distance[i]) && std::isfinite(off);
                     survivors[kept++] = {static_cast<uint32_t>(first + q), static_cast<uint32_t>(start + i),
                                          known ? distance[i] - off : -kInfinity, known ? distance[i] + off : kInfinity};
