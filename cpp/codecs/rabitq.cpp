@@ -26,37 +26,62 @@ namespace nearfield {
 
 namespace {
 
-// By how many standard deviations the estimate from the first bits may miss that from all bits.
-constexpr double kEpsilon = 3;
+// By how many standard deviations the estimate from the first bits may miss that from all bits before a row is lost: as
+// published. The error is smaller for rows that are near to the query, so this loses one in a thousand of ten
+// neighbours at most on real data, and one in 250 among random vectors; 3 would have two to three times as many rows
+// read.
+constexpr double kEpsilon = 1.9;
 
 // The steps of the uniform quantizers of 1 to 8 bits that suit a normal distribution best (Max, "Quantizing for Minimum
 // Distortion", 1960, table II; for 6 to 8 bits found in the same way).
-constexpr double kSteps[] = {0, 0.9957, 0.5860, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308};
+constexpr double kSteps[] = {1.5958, 0.9957, 0.5860, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308};
 
-double dot(const float* a, const float* b, size_t n) {
-    double out = 0;
-    for (size_t i = 0; i < n; ++i) out += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+// The sum of term(0) .. term(n - 1), in an order that lets the compiler use SIMD.
+template <class Term>
+double sum_of(size_t n, const Term& term) {
+    constexpr size_t kLanes = 8;
+    double lanes[kLanes] = {}, out = 0;
+    for (size_t i = 0; i + kLanes <= n; i += kLanes) {
+        for (size_t j = 0; j < kLanes; ++j) lanes[j] += term(i + j);
+    }
+    for (size_t i = n / kLanes * kLanes; i < n; ++i) out += term(i);
+    for (const double lane : lanes) out += lane;
     return out;
 }
 
+double dot(const float* a, const float* b, size_t n) {
+    return sum_of(n, [=](size_t i) { return static_cast<double>(a[i]) * static_cast<double>(b[i]); });
+}
+
 // Some bits of all codes of a row, side by side from byte `at` of the row on: those of dimension p * bytes + j in place
-// p of byte j.
+// p of byte j. Four bytes are handled at once; there are always a multiple of them.
 struct Plane {
     size_t bits, shift, at, bytes;
 
+    uint32_t mask() const { return ((1u << bits) - 1) * 0x01010101u; }
+
     void put(const uint8_t* codes, std::byte* row) const {
-        const unsigned mask = (1u << bits) - 1;
-        auto* to = reinterpret_cast<uint8_t*>(row + at);
-        std::fill_n(to, bytes, uint8_t{0});
-        for (size_t p = 0; p < 8; p += bits, codes += bytes) {
-            for (size_t j = 0; j < bytes; ++j) to[j] |= static_cast<uint8_t>((codes[j] >> shift & mask) << p);
+        std::memset(row + at, 0, bytes);
+        for (size_t p = 0; p < 8; p += bits) {
+            for (size_t j = 0; j < bytes; j += 4, codes += 4) {
+                uint32_t to, from;
+                std::memcpy(&to, row + at + j, 4);
+                std::memcpy(&from, codes, 4);
+                to |= (from >> shift & mask()) << p;
+                std::memcpy(row + at + j, &to, 4);
+            }
         }
     }
+    // Adds the bits to codes.
     void get(const std::byte* row, uint8_t* codes) const {
-        const unsigned mask = (1u << bits) - 1;
-        const auto* from = reinterpret_cast<const uint8_t*>(row + at);
-        for (size_t p = 0; p < 8; p += bits, codes += bytes) {
-            for (size_t j = 0; j < bytes; ++j) codes[j] |= static_cast<uint8_t>((from[j] >> p & mask) << shift);
+        for (size_t p = 0; p < 8; p += bits) {
+            for (size_t j = 0; j < bytes; j += 4, codes += 4) {
+                uint32_t to, from;
+                std::memcpy(&from, row + at + j, 4);
+                std::memcpy(&to, codes, 4);
+                to |= (from >> p & mask()) << shift;
+                std::memcpy(codes, &to, 4);
+            }
         }
     }
 };
@@ -115,19 +140,16 @@ void load(const float* vector, size_t dim, Metric metric, float* out) {
     for (size_t d = 0; d < dim; ++d) out[d] = static_cast<float>(static_cast<double>(vector[d]) * inverse);
 }
 
-// The length of vector - times * c; out becomes its rotated direction, zeros for the zero vector.
+// The length of vector - times * c; out becomes its rotated direction, zeros for the zero vector. `direction` is room
+// for it unrotated.
 double rotated_direction(const float* vector, const Center& center, double times, const HadamardRotation& rotation,
-                         float* out) {
-    const size_t dim = rotation.dim();
-    std::vector<double> rest(dim);
-    double squared = 0;
-    for (size_t d = 0; d < dim; ++d) {
-        rest[d] = static_cast<double>(vector[d]) - times * static_cast<double>(center.vector[d]);
-        squared += rest[d] * rest[d];
-    }
+                         std::vector<float>& direction, float* out) {
+    const auto rest = [&](size_t d) {
+        return static_cast<double>(vector[d]) - times * static_cast<double>(center.vector[d]);
+    };
+    const double squared = sum_of(rotation.dim(), [&](size_t d) { return rest(d) * rest(d); });
     const double length = std::sqrt(squared), inverse = length > 0 ? 1 / length : 0;
-    std::vector<float> direction(dim);
-    for (size_t d = 0; d < dim; ++d) direction[d] = static_cast<float>(rest[d] * inverse);
+    for (size_t d = 0; d < rotation.dim(); ++d) direction[d] = static_cast<float>(rest(d) * inverse);
     rotation.apply(direction.data(), out);
     return length;
 }
@@ -153,8 +175,8 @@ class RabitqQuery final : public GroupQuery {
           planes_(shape.planes()),
           rotated_(queries.n * shape.padded()),
           rounded_(queries.n),
-          tables_(queries.n * table_bytes(shape)) {
-        std::vector<float> query(shape.dim);
+          tables_(queries.n * table_bytes(shape) / sizeof(Line)) {
+        std::vector<float> query(shape.dim), unrotated(shape.dim);
         for (size_t q = 0; q < queries.n; ++q) {
             load(queries.floats() + q * shape.dim, shape.dim, shape.metric, query.data());
             float* rotated = rotated_.data() + q * shape.padded();
@@ -162,15 +184,15 @@ class RabitqQuery final : public GroupQuery {
             Exact exact{};
             if (shape.metric == Metric::l2) {
                 exact.tilt = 1;
-                exact.length = rotated_direction(query.data(), center, 1, rotation, rotated);
+                exact.length = rotated_direction(query.data(), center, 1, rotation, unrotated, rotated);
                 exact.base = exact.length * exact.length;
             } else {
                 const double times = center.squared > FLT_MIN ? with_center / center.squared : 0;
                 exact.tilt = -times;
-                exact.length = rotated_direction(query.data(), center, times, rotation, rotated);
+                exact.length = rotated_direction(query.data(), center, times, rotation, unrotated, rotated);
                 exact.base = -with_center;
             }
-            for (size_t d = 0; d < shape.padded(); ++d) exact.sum += static_cast<double>(rotated[d]);
+            exact.sum = sum_of(shape.padded(), [=](size_t d) { return static_cast<double>(rotated[d]); });
             exact_.push_back(exact);
             set_terms(q, std::sqrt(center.squared));
         }
@@ -182,8 +204,7 @@ class RabitqQuery final : public GroupQuery {
 
   protected:
     void sum(const uint8_t* codes, size_t first, size_t width, int32_t* sums) const noexcept override {
-        kernels::active().codes.sum4(codes, shape_.layout().units, tables_.data() + first * table_bytes(shape_), width,
-                                     sums);
+        kernels::active().codes.sum4(codes, shape_.layout().units, table_of(first), width, sums);
     }
 
   private:
@@ -199,6 +220,7 @@ class RabitqQuery final : public GroupQuery {
     };
 
     static size_t table_bytes(const Shape& shape) { return shape.layout().units * 8 * 16; }
+    const uint8_t* table_of(size_t first) const { return tables_.data()->bytes + first * table_bytes(shape_); }
     // The tables of a tile stay in the first-level cache.
     static size_t tile_of(const Shape& shape) {
         return std::clamp<size_t>((size_t{24} << 10) / table_bytes(shape), 1, kernels::kTile);
@@ -220,7 +242,11 @@ class RabitqQuery final : public GroupQuery {
     std::vector<float> rotated_;  // directions
     std::vector<Rounded> rounded_;
     std::vector<Exact> exact_;
-    std::vector<uint8_t> tables_;  // of tile after tile, as the kernel takes them
+    // Of tile after tile, as the kernel takes them.
+    struct alignas(64) Line {
+        uint8_t bytes[64];
+    };
+    std::vector<Line> tables_;
 };
 
 // Rounds the rotated query to integers of which any four add up to a byte, and makes tables of their sums.
@@ -254,17 +280,18 @@ void RabitqQuery::set_terms(size_t q, double center) {
     rounded.error = std::sqrt(squared);
 
     const size_t first = q / tile() * tile(), in_tile = std::min(tile(), width() - first);
-    uint8_t* tables = tables_.data() + first * table_bytes(shape_) + (q - first) * 8 * 16;
+    uint8_t* tables = tables_.data()->bytes + first * table_bytes(shape_) + (q - first) * 8 * 16;
     int32_t least = 0;
     for (size_t i = 0; i < codes; ++i) {
         uint8_t* table = tables + i / 8 * in_tile * 8 * 16 + i % 8 * 16;
         const auto dims = dims_of(i);
         int32_t lowest = 0;
         for (const size_t d : dims) lowest += std::min<int32_t>(0, rounded.code[d]);
-        for (size_t code = 0; code < 16; ++code) {
-            int32_t entry = -lowest;
-            for (size_t t = 0; t < 4; ++t) entry += code >> t & 1 ? rounded.code[dims[t]] : 0;
-            table[code] = static_cast<uint8_t>(entry);
+        table[0] = static_cast<uint8_t>(-lowest);
+        for (size_t t = 0; t < 4; ++t) {
+            for (size_t code = 0; code < 1u << t; ++code) {
+                table[code + (1u << t)] = static_cast<uint8_t>(table[code] + rounded.code[dims[t]]);
+            }
         }
         least += lowest;
     }
@@ -406,7 +433,7 @@ inline int32_t magnitude(float x, float inverse_step, float most) {
 }
 
 Fit fit(const float* direction, size_t n, float inverse_step, float most) {
-    constexpr size_t kLanes = 8;
+    constexpr size_t kLanes = Shape::kMultiple;
     float dots[kLanes] = {}, squares[kLanes] = {}, sums[kLanes] = {};
     for (size_t d = 0; d < n; d += kLanes) {
         for (size_t j = 0; j < kLanes; ++j) {
@@ -425,6 +452,16 @@ Fit fit(const float* direction, size_t n, float inverse_step, float most) {
     return out;
 }
 
+// The steps (their inverses) that are worth trying for a direction: two about the one for a normal distribution, and
+// the one at which nothing is beyond the largest code. In the mean over directions of 128 to 800 dimensions the best of
+// them leaves up to 5 % more squared error than the very best step, which takes a hundred times as long to find.
+std::array<float, 3> inverse_steps(const float* direction, size_t n, size_t bits) {
+    float largest = FLT_MIN;
+    for (size_t d = 0; d < n; ++d) largest = std::max(largest, std::abs(direction[d]));
+    const auto usual = static_cast<float>(std::sqrt(static_cast<double>(n)) / kSteps[bits - 1]);
+    return {0.94f * usual, 1.06f * usual, static_cast<float>(1 << (bits - 1)) / largest};
+}
+
 void RabitqCodec::encode(const Vectors& vectors, std::byte* rows) const {
     const size_t dim = shape_.dim, padded = shape_.padded();
     const GroupLayout layout = shape_.layout();
@@ -432,23 +469,23 @@ void RabitqCodec::encode(const Vectors& vectors, std::byte* rows) const {
     const int32_t half = 1 << (shape_.bits - 1);
     const auto most = static_cast<float>(half) - 0.5f;
     const auto size = static_cast<double>(padded);
-    std::vector<float> vector(dim), direction(padded);
+    std::vector<float> vector(dim), unrotated(dim), direction(padded);
     std::vector<uint8_t> codes(padded);
     for (size_t i = 0; i < vectors.n; ++i) {
         std::byte* row = rows + i * row_bytes();
         load(vectors.floats() + i * dim, dim, shape_.metric, vector.data());
-        const double length = rotated_direction(vector.data(), *center_, 1, rotation_, direction.data());
+        const double length = rotated_direction(vector.data(), *center_, 1, rotation_, unrotated, direction.data());
 
         const Fit first = fit(direction.data(), padded, 0, most);
         Fit all = first;
         float inverse_step = 0;
         if (shape_.bits > 1) {
-            const auto usual = static_cast<float>(std::sqrt(size) / kSteps[shape_.bits - 1]);
-            const Fit found = fit(direction.data(), padded, usual, most);
             // A direction that is not at all normal is left to the signs: so no code is worse than them.
-            if (found.squared_cosine() > first.squared_cosine()) {
+            for (const float tried : inverse_steps(direction.data(), padded, shape_.bits)) {
+                const Fit found = fit(direction.data(), padded, tried, most);
+                if (!(found.squared_cosine() > all.squared_cosine())) continue;
                 all = found;
-                inverse_step = usual;
+                inverse_step = tried;
             }
         }
         for (size_t d = 0; d < padded; ++d) {
