@@ -534,10 +534,10 @@ class LVQ final : public ScalarCodec {
 struct NormalLevels {
     std::array<uint8_t, 8> level;
     size_t count;  // a power of two
-    float factor, outermost;
+    float factor;
 };
-constexpr NormalLevels kNormal4{{5, 15, 25, 36, 48, 62, 79, 104}, 8, 38.14f, 2.7326f};
-constexpr NormalLevels kNormal2{{30, 100}, 2, 66.21f, 1.5104f};
+constexpr NormalLevels kNormal4{{5, 15, 25, 36, 48, 62, 79, 104}, 8, 38.14f};
+constexpr NormalLevels kNormal2{{30, 100}, 2, 66.21f};
 
 class Lloyd final : public ScalarCodec {
   public:
@@ -603,6 +603,8 @@ class Lloyd final : public ScalarCodec {
 
     bool calibrated_;
     NormalLevels normal_;
+    // What makes the coordinates' mean square 1.
+    double unit_of(const float* z) const;
     // Levels of z * unit, and what these decode to, times a scale that is the row's.
     void round(const float* z, float unit, float* levels, float* decoded) const;
 
@@ -614,44 +616,49 @@ class Lloyd final : public ScalarCodec {
     std::vector<float> factors_;
 };
 
-// Calibration takes the quantiles at which the outermost levels of a normal distribution lie to these levels.
+// Calibration makes every coordinate of the rows, which are of equal length, one of mean 0 and deviation 1.
 std::unique_ptr<Codec> Lloyd::trained(const Vectors& sample, Learned /*given*/) const {
-    constexpr size_t kMost = 4096, kLeast = 256;  // rows that quantiles are taken from
-    const size_t n = dim_, rows = std::min(sample.n, kMost);
-    const std::vector<float> center = mean(sample);
-    std::vector<float> shift(n, 0.0f), scale(n, 1.0f);
-    if (calibrated_ && rows >= kLeast) {
-        std::vector<float> vector(dim_), all(rows * n), column(rows);
-        for (size_t i = 0; i < rows; ++i) {
-            normalize(sample.floats() + i * sample.n / rows * dim_, vector.data());
-            for (size_t d = 0; d < dim_; ++d) vector[d] -= center[d];
-            float* z = all.data() + i * n;
-            rotate(vector.data(), z);
-            const double norm = length(z, n);
-            const auto unit = static_cast<float>(norm > 0 ? std::sqrt(static_cast<double>(n)) / norm : 0.0);
-            for (size_t d = 0; d < n; ++d) z[d] *= unit;
+    constexpr size_t kLeast = 256;         // rows that calibration needs
+    constexpr double kNarrowest = 0.0625;  // deviation of a coordinate that is calibrated
+    std::vector<float> shift(dim_, 0.0f), scale(dim_, 1.0f);
+    Learned learned{{"mean", mean(sample)}};
+    if (!calibrated_) return with(std::move(learned));
+    if (sample.n >= kLeast) {
+        const std::vector<float>& middle = learned["mean"];
+        std::vector<float> vector(dim_), z(dim_);
+        std::vector<double> sum(dim_), squares(dim_);
+        for (size_t i = 0; i < sample.n; ++i) {
+            normalize(sample.floats() + i * dim_, vector.data());
+            for (size_t d = 0; d < dim_; ++d) vector[d] -= middle[d];
+            rotate(vector.data(), z.data());
+            const double unit = unit_of(z.data());
+            for (size_t d = 0; d < dim_; ++d) {
+                const double value = static_cast<double>(z[d]) * unit;
+                sum[d] += value;
+                squares[d] += value * value;
+            }
         }
-        const double beyond = std::erfc(static_cast<double>(normal_.outermost) / std::sqrt(2.0)) / 2;
-        const auto cut = static_cast<std::ptrdiff_t>(beyond * static_cast<double>(rows - 1));
-        for (size_t d = 0; d < n; ++d) {
-            for (size_t i = 0; i < rows; ++i) column[i] = all[i * n + d];
-            std::nth_element(column.begin(), column.begin() + cut, column.end());
-            const float low = column[static_cast<size_t>(cut)];
-            std::nth_element(column.begin(), column.end() - 1 - cut, column.end());
-            const float high = *(column.end() - 1 - cut);
-            if (!(high - low > 0.01f)) continue;
-            shift[d] = (high + low) / 2;
-            scale[d] = (high - low) / (2 * normal_.outermost);
+        const auto rows = static_cast<double>(sample.n);
+        for (size_t d = 0; d < dim_; ++d) {
+            const double average = sum[d] / rows;
+            const double deviation = std::sqrt(std::max(squares[d] / rows - average * average, 0.0));
+            if (deviation < kNarrowest) continue;
+            shift[d] = static_cast<float>(average);
+            scale[d] = static_cast<float>(deviation);
         }
     }
-    Learned learned{{"mean", center}};
-    if (calibrated_) learned["shift"] = std::move(shift), learned["scale"] = std::move(scale);
+    learned["shift"] = std::move(shift);
+    learned["scale"] = std::move(scale);
     return with(std::move(learned));
 }
 
-void Lloyd::quantize(const float* z, Coded& out) const {
+double Lloyd::unit_of(const float* z) const {
     const double norm = length(z, dim_);
-    const auto unit = static_cast<float>(norm > 0 ? std::sqrt(static_cast<double>(dim_)) / norm : 0.0);
+    return norm > 0 ? std::sqrt(static_cast<double>(dim_)) / norm : 0.0;
+}
+
+void Lloyd::quantize(const float* z, Coded& out) const {
+    const auto unit = static_cast<float>(unit_of(z));
     float best = -1;
     for (const float factor : factors_) {
         round(z, unit * factor, out.tried.data(), out.decoded.data());
