@@ -503,9 +503,8 @@ void RabitqCodec::encode(const Vectors& vectors, std::byte* rows) const {
         const double scale = length > 0 ? times * length / all.dot : 0;
         const auto values = {offset, first_scale, scale};
         if (std::any_of(values.begin(), values.end(), [](double value) { return !(std::abs(value) <= FLT_MAX); })) {
-            throw UnencodableVector(i,
-                                    "is too far from the others for codec \"rabitq\": its distance from the mean is " +
-                                        std::to_string(length));
+            throw UnencodableVector(
+                i, "is too far from the mean for codec \"rabitq\": squared distances must be finite in float32");
         }
         layout.set_factor(row, Shape::kOffset, static_cast<float>(offset));
         layout.set_factor(row, Shape::kScale, static_cast<float>(first_scale));
