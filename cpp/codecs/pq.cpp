@@ -6,6 +6,7 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -373,7 +374,7 @@ class PqCodec final : public GroupCodec {
     }
 
   private:
-    static constexpr size_t kAnisotropicRounds = 8;
+    static constexpr size_t kAnisotropicRounds = 4;
 
     // Calls take(i, vector as it is coded, codes, <vector, what is left of it>) for each of the vectors.
     template <class Take>
@@ -496,7 +497,8 @@ std::unique_ptr<Codec> make_pq(const CodecSpec& spec, size_t dim, Metric metric)
     const size_t subspaces = parameters.number("subspaces", 0, 0, dim);
     const double anisotropic = parameters.real("anisotropic", 0, 0, 0.9);
     if (anisotropic > 0 && metric == Metric::l2) {
-        throw InvalidInput("anisotropic: given with metric \"l2\", expected \"ip\" or \"cosine\"");
+        throw InvalidInput("anisotropic: " + spec.parameters.at("anisotropic") +
+                           " given with metric \"l2\", expected metric \"ip\" or \"cosine\"");
     }
     // How a rotation or a codebook came about means nothing here: it is learned and applied elsewhere.
     parameters.choice("rotation", {"none", "opq", "random", "given"});
