@@ -23,6 +23,7 @@ using kernels::kTile;
 
 namespace {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Standard deviations that a residual may be off.
 constexpr double kDeviations = 4;
 // Lengths whose squares estimates can be made of.
@@ -551,8 +552,8 @@ class Lloyd final : public ScalarCodec {
         lay_out(bits);
         normal_ = bits == 4 ? kNormal4 : kNormal2;
         linear_ = false;
-        factors_ = bits == 4 ? std::vector<float>{0.96f, 1.1f} : std::vector<float>{1.0f};
-        border_.fill(std::numeric_limits<float>::infinity());
+        factors_ = bits == 4 ? std::vector<float>{1.0f, 1.1f} : std::vector<float>{1.0f};
+        border_.fill(kInfinity);
         for (size_t k = 0; k < normal_.count; ++k) {
             const float below = k > 0 ? normal_.level[k - 1] : 0.0f, level = normal_.level[k];
             border_[k] = (below + level) / 2;
@@ -616,15 +617,18 @@ class Lloyd final : public ScalarCodec {
     std::vector<float> factors_;
 };
 
-// Calibration makes every coordinate of the rows, which are of equal length, one of mean 0 and deviation 1.
+// Calibration makes every coordinate of the rows, taken to equal length, one of mean 0 and deviation 1. Under ip and
+// cosine it takes the place of the mean, so that a row's scale is that of the whole vector: lengths of decoded vectors
+// that differ from the vectors' own disturb the order more than anything else.
 std::unique_ptr<Codec> Lloyd::trained(const Vectors& sample, Learned /*given*/) const {
-    constexpr size_t kLeast = 256;         // rows that calibration needs
-    constexpr double kNarrowest = 0.0625;  // deviation of a coordinate that is calibrated
+    constexpr size_t kLeast = 256;          // rows that calibration needs
+    constexpr double kNarrowest = 0x1p-10;  // deviation of a coordinate that is calibrated
     std::vector<float> shift(dim_, 0.0f), scale(dim_, 1.0f);
     Learned learned{{"mean", mean(sample)}};
     if (!calibrated_) return with(std::move(learned));
     if (sample.n >= kLeast) {
-        const std::vector<float>& middle = learned["mean"];
+        std::vector<float>& middle = learned["mean"];
+        if (metric_ != Metric::l2) std::fill(middle.begin(), middle.end(), 0.0f);
         std::vector<float> vector(dim_), z(dim_);
         std::vector<double> sum(dim_), squares(dim_);
         for (size_t i = 0; i < sample.n; ++i) {
@@ -658,15 +662,17 @@ double Lloyd::unit_of(const float* z) const {
 }
 
 void Lloyd::quantize(const float* z, Coded& out) const {
-    const auto unit = static_cast<float>(unit_of(z));
-    float best = -1;
+    const double unit = unit_of(z);
+    float best = -kInfinity;
     for (const float factor : factors_) {
-        round(z, unit * factor, out.tried.data(), out.decoded.data());
+        round(z, static_cast<float>(unit) * factor, out.tried.data(), out.decoded.data());
         const auto [product, squared] = dots(z, out.decoded.data(), dim_);
-        const float scale = squared > 0 ? product / squared : 0.0f, fit = scale * unit * (product * unit);
-        if (!(fit > best)) continue;
-        best = fit;
-        out.mul = scale;
+        const float cosine = squared > 0 ? product * static_cast<float>(unit) / std::sqrt(squared) : 0.0f;
+        if (!(cosine > best)) continue;
+        best = cosine;
+        out.mul = unit > 0 && squared > 0
+                      ? static_cast<float>(std::sqrt(static_cast<double>(dim_) / static_cast<double>(squared)) / unit)
+                      : 0.0f;
         std::swap(out.levels, out.tried);
     }
     levels_to_codes(out.levels.data(), dim_, out.codes.data());
@@ -835,7 +841,6 @@ void ScalarQuery::bound_rows(size_t query, Rows rows, const uint32_t* list, size
         return;
     }
     constexpr size_t kPiece = 64;
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
     const auto row_dot = kernels::active().codes.row_dot;
     const GroupLayout form = codec_.layout();
     const auto factor = [&](const std::byte* row, int which, float otherwise) {
