@@ -154,12 +154,12 @@ size_t padded(size_t size) { return (size + 15) / 16 * 16; }
 // What a vector's coordinates become.
 struct Coded {
     explicit Coded(size_t size)
-        : codes(padded(size)), fine(padded(size)), levels(size), residual(size), decoded(size), tried(size) {}
+        : codes(padded(size)), fine(padded(size)), levels(size), residual(size), tried(size), decoded(size) {}
 
     std::vector<uint8_t> codes, fine;
     std::vector<float> levels;          // of the codes
     std::vector<float> residual;        // what the fine codes add, from -1/2 to 1/2
-    std::vector<float> decoded, tried;  // for "lloyd"
+    std::vector<float> tried, decoded;  // other levels, and what they decode to
     float mul = 1, off = 0;
 };
 
@@ -202,7 +202,7 @@ class ScalarCodec : public GroupCodec {
     void rotate(const float* vector, float* z) const;
     // Throws UnencodableVector for row i.
     void check_range(size_t i, const float* centered) const;
-    // z of the vectors of a sample, and their mean as they are coded.
+    // The mean of a sample as it is coded.
     std::vector<float> mean(const Vectors& sample) const;
     // z' of a row with its fine bytes.
     void coordinates(const std::byte* row, uint8_t* codes, float* z) const;
@@ -224,8 +224,7 @@ class ScalarCodec : public GroupCodec {
     std::vector<float> origin_, weight_, zero_;
     // Estimates are made about this level of each coordinate, which makes what the query's rounding may be off small;
     // `middle` is the vector that it decodes to, before the rotation. Differs from zero where nothing is rotated only.
-    std::vector<float> center_;
-    std::vector<float> middle_;
+    std::vector<float> center_, middle_;
     float widest_ = 0;                       // of the weights
     double least_ = 0, least_of_scale_ = 0;  // reach of a row, see encode
 };
@@ -297,8 +296,8 @@ std::vector<float> ScalarCodec::mean(const Vectors& sample) const {
 
 void ScalarCodec::check_range(size_t i, const float* centered) const {
     if (dots(centered, centered, dim_).first < kLargest * kLargest) return;
-    throw UnencodableVector(i, "lies " + std::to_string(length(centered, dim_)) + " from the mean; codec \"" + name_ +
-                                   "\" keeps vectors up to 1e18 from it");
+    throw UnencodableVector(i,
+                            "is too far from the mean for codec \"" + name_ + "\", which takes distances up to 1e18");
 }
 
 void ScalarCodec::encode(const Vectors& vectors, std::byte* rows) const {
@@ -418,7 +417,7 @@ class SQ final : public ScalarCodec {
     }
 
     std::unique_ptr<Codec> trained(const Vectors& sample, Learned /*given*/) const override {
-        std::vector<float> values(sample.n * (global_ ? dim_ : 1)), vector(dim_), lower(dim_), step(dim_);
+        std::vector<float> values(sample.n * (global_ ? dim_ : 1)), lower(dim_), step(dim_);
         std::vector<double> inverse(sample.n, 1.0);
         if (metric_ == Metric::cosine) {
             for (size_t i = 0; i < sample.n; ++i) {
@@ -668,7 +667,7 @@ void Lloyd::quantize(const float* z, Coded& out) const {
         round(z, static_cast<float>(unit) * factor, out.tried.data(), out.decoded.data());
         const auto [product, squared] = dots(z, out.decoded.data(), dim_);
         const float cosine = squared > 0 ? product * static_cast<float>(unit) / std::sqrt(squared) : 0.0f;
-        if (!(cosine > best)) continue;
+        if (cosine <= best) continue;  // not what is not a number: the first is always taken
         best = cosine;
         out.mul = unit > 0 && squared > 0
                       ? static_cast<float>(std::sqrt(static_cast<double>(dim_) / static_cast<double>(squared)) / unit)

@@ -10,7 +10,11 @@
 //            between -1/2 and 1/2 in fine bytes, which only the rows that a scan leaves open have to be read for.
 //   "lloyd"  EDEN (Vargaftik et al., ICML 2022): a random rotation about the mean makes the coordinates of any vector
 //            normal, and the levels are those which suit a normal distribution best, rounded to integers. mul restores
-//            the row's length. Calibrated, weight and zero fit each rotated coordinate to the normal distribution.
+//            the row's length. Calibrated, weight and zero fit each rotated coordinate to the normal distribution;
+//            under ip and cosine they take the place of the mean, and the origin is zero.
+//
+// A dimension in which all vectors of the sample agree has the step 0 under "sq": it decodes to that value, whatever
+// is coded, and so does everything after a sample of one vector. The other codecs code what differs from the mean.
 //
 // What a scan says about rows with a residual is statistical: the inner product of a query with a residual r is taken
 // to be at most 4 |query| |r| / sqrt(dim), four standard deviations for residuals that do not depend on the query.
