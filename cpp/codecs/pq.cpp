@@ -324,6 +324,7 @@ class PqCodec final : public GroupCodec {
     }
 
     bool untrained() const override { return !codebook_; }
+    size_t sample() const override { return std::max(split_.centroids() * 256, GroupCodec::sample()); }
 
     std::unique_ptr<Codec> trained(const Vectors& sample, Learned given) const override {
         if (given.contains("codebook")) return with(std::move(given));
@@ -374,7 +375,7 @@ class PqCodec final : public GroupCodec {
     }
 
   private:
-    static constexpr size_t kAnisotropicRounds = 4;
+    static constexpr size_t kAnisotropicRounds = 8;
 
     // Calls take(i, vector as it is coded, codes, <vector, what is left of it>) for each of the vectors.
     template <class Take>
