@@ -103,18 +103,6 @@ void GroupQuery::set_factors(const std::byte* group, kernels::Estimate& terms) c
     terms.err = factor(group, roles_.err, kZeros);
 }
 
-// The largest reach in a block.
-float GroupQuery::reach_of(Block block) const {
-    if (!layout_.reach) return reach_;
-    float largest = 0;
-    for (size_t start = 0; start < block.n; start += kGroup) {
-        float reach;
-        std::memcpy(&reach, block.data + start / kGroup * layout_.group_bytes() + layout_.reach_at(), sizeof(reach));
-        largest = reach > largest ? reach : largest;
-    }
-    return largest;
-}
-
 void GroupQuery::score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept {
     constexpr size_t kPiece = 256;
     double exact[kPiece];
@@ -149,32 +137,37 @@ void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
     alignas(64) int32_t sums[kernels::kTile * kGroup];
     alignas(64) float distance[kGroup];
     kernels::Estimate estimates[kernels::kTile];
-    float spreads[kernels::kTile];
+    // How far a distance may be off: a polynomial of the group's reach.
+    struct Spread {
+        float constant, linear, square;
+    };
+    Spread spreads[kernels::kTile];
     Survivor survivors[kGroup];
-    // One reach for all groups of the block: what this loosens costs less than a bound for each group and query.
-    const float reach = reach_of(block);
+    constexpr float kRounding = 4 * TiledQueries::kRelative;
+    float reach = reach_;
     for (size_t first = 0; first < width(); first += tile_) {
         const size_t count = std::min(tile_, width() - first);
         for (size_t q = 0; q < count; ++q) {
             const Terms& t = terms_[first + q];
             estimates[q] = estimate_of(t);
-            spreads[q] = t.error * reach + 4 * TiledQueries::kRelative *
-                                               (std::abs(t.base) + 2 * t.norm * reach + t.square * reach * reach);
+            spreads[q] = {kRounding * std::abs(t.base), t.error + 2 * kRounding * t.norm, kRounding * t.square};
         }
         for (size_t start = 0; start < block.n; start += kGroup) {
             const std::byte* group = block.data + start / kGroup * layout_.group_bytes();
             sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
+            if (layout_.reach) std::memcpy(&reach, group + layout_.reach_at(), sizeof(reach));
             for (size_t q = 0; q < count; ++q) {
                 kernels::Estimate& terms = estimates[q];
+                const float spread = spreads[q].constant + reach * (spreads[q].linear + reach * spreads[q].square);
                 if (layout_.factors > 0) set_factors(group, terms);
-                terms.bound = sink.bounds[first + q] + spreads[q];
+                terms.bound = sink.bounds[first + q] + spread;
                 uint32_t left = estimate(sums + q * kGroup, &terms, distance);
                 if (left == 0) continue;
                 if (block.n - start < kGroup) left &= (1u << (block.n - start)) - 1;
                 size_t kept = 0;
                 for (; left != 0; left &= left - 1) {
                     const auto i = static_cast<size_t>(std::countr_zero(left));
-                    const float off = spreads[q] + terms.slack * terms.err[i];
+                    const float off = spread + terms.slack * terms.err[i];
                     const bool known = std::isfinite(distance[i]) && std::isfinite(off);
                     survivors[kept++] = {static_cast<uint32_t>(first + q), static_cast<uint32_t>(start + i),
                                          known ? distance[i] - off : -kInfinity, known ? distance[i] + off : kInfinity};

@@ -89,7 +89,6 @@ class GroupQuery : public Query {
     // The terms of a query, for rows without factors and any bound; and with the factors of a group.
     static kernels::Estimate estimate_of(const Terms& t);
     void set_factors(const std::byte* group, kernels::Estimate& terms) const;
-    float reach_of(Block block) const;
 
     GroupLayout layout_;
     Roles roles_;
