@@ -21,7 +21,7 @@ _GRID = 2.0**-20
 def on_grid(array: Doubles) -> npt.NDArray[np.float32]:
     """An array without its last bits, as the core takes it."""
     step = np.ldexp(_GRID, np.frexp(np.abs(array).max(axis=-1, keepdims=True, initial=0))[1])
-    return np.ascontiguousarray(np.rint(array / step) * step, np.float32)
+    return np.ascontiguousarray(np.rint(array / step) * step + 0.0, np.float32)  # + 0.0: no negative zeros
 
 
 def thinned(array: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
@@ -48,10 +48,13 @@ def moments(x: Doubles) -> Doubles:
 
 
 def leading(symmetric: Doubles, count: int) -> tuple[Doubles, Doubles]:
-    """The largest eigenvalues of a matrix, and their eigenvectors as rows, each with its largest element positive."""
-    values, vectors = np.linalg.eigh(symmetric)
+    """The largest eigenvalues of a matrix, and their eigenvectors as rows, the first large element of each positive."""
+    # Directions in which nothing extends are told apart by a trace of the dimensions' own order.
+    order = np.diag(np.linspace(1, 0, len(symmetric))) * (1e-7 * np.trace(symmetric) / len(symmetric))
+    values, vectors = np.linalg.eigh(symmetric + order)
     rows = vectors.T[::-1][:count]
-    places = np.abs(rows).argmax(axis=1)[:, np.newaxis]
+    sizes = np.abs(rows)
+    places = (sizes >= sizes.max(axis=1, keepdims=True) / 2).argmax(axis=1)[:, np.newaxis]
     return np.maximum(values[::-1][:count], 0), rows * np.sign(np.take_along_axis(rows, places, axis=1))
 
 
@@ -102,14 +105,15 @@ def opq_rotation(x: Doubles, subspaces: int, bits: int, seed: int) -> Doubles:
 
     Ge et al. (2013), "Optimized Product Quantization", the non-parametric solution, from the parametric one on.
     """
-    x = x / _scale(x)
     rotation = allocating_rotation(x, subspaces)
     books = _random_books(x @ rotation.T, subspaces, bits, seed)
     for step in range(_ROTATION_STEPS):
         y = x @ rotation.T
         for _ in range(_FIRST_STEPS if step == 0 else 1):
             books, approximated = _k_means_step(y, books, _nearest)
-        rotation = nearest_rotation(approximated.T @ x)
+        # Where no vector extends, a little of the last rotation decides, and not what rounding has left.
+        fit = approximated.T @ x
+        rotation = nearest_rotation(fit + 1e-3 * np.trace(fit @ rotation.T) / len(fit) * rotation)
     return rotation
 
 
@@ -120,23 +124,16 @@ def balanced_codebook(x: Doubles, subspaces: int, bits: int, seed: int) -> Doubl
     Zhan et al. (2022), "Learning Discrete Representations via Constrained Clustering for Effective and Efficient Dense
     Retrieval" (RepCONC): k-means whose assignments are those of entropic transport (Sinkhorn).
     """
-    scale = _scale(x)
-    x = x / scale
     books = _random_books(x, subspaces, bits, seed)
     for _ in range(_BALANCED_STEPS):
         books, _ = _k_means_step(x, books, _balanced)
-    return books * scale
+    return books
 
 
-def _scale(x: Doubles) -> float:
-    """The largest magnitude, by which numbers are divided so that float32 can hold their squares."""
-    return float(np.abs(x).max()) or 1.0
-
-
-def _split(x: Doubles, subspaces: int) -> npt.NDArray[np.float32]:
+def _split(x: Doubles, subspaces: int) -> Doubles:
     """(subspaces, n, width), filled up with zeros."""
     width = -(-x.shape[1] // subspaces)
-    filled = np.zeros((len(x), subspaces * width), np.float32)
+    filled = np.zeros((len(x), subspaces * width))
     filled[:, : x.shape[1]] = x
     return np.ascontiguousarray(filled.reshape(len(x), subspaces, width).transpose(1, 0, 2))
 
@@ -144,7 +141,7 @@ def _split(x: Doubles, subspaces: int) -> npt.NDArray[np.float32]:
 def _random_books(x: Doubles, subspaces: int, bits: int, seed: int) -> Doubles:
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(x), 2**bits, replace=len(x) < 2**bits)
-    return _split(x[rows], subspaces).astype(np.float64)
+    return _split(x[rows], subspaces)
 
 
 def _k_means_step(x: Doubles, books: Doubles, assign: Any) -> tuple[Doubles, Doubles]:
@@ -153,7 +150,7 @@ def _k_means_step(x: Doubles, books: Doubles, assign: Any) -> tuple[Doubles, Dou
     books = books.copy()
     approximated = np.empty((len(x), subspaces, width))
     for m, part in enumerate(_split(x, subspaces)):
-        codes = assign(part, books[m].astype(np.float32))
+        codes = assign(part, books[m])
         sizes = np.bincount(codes, minlength=count)
         sums = np.stack([np.bincount(codes, column, count) for column in part.T], axis=1)
         np.divide(sums, sizes[:, np.newaxis], out=books[m], where=sizes[:, np.newaxis] > 0)
@@ -161,25 +158,25 @@ def _k_means_step(x: Doubles, books: Doubles, assign: Any) -> tuple[Doubles, Dou
     return books, approximated.reshape(len(x), -1)[:, : x.shape[1]]
 
 
-def _distances(part: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _distances(part: Doubles, book: Doubles) -> Doubles:
     """Squared distances without the part that is the same for all centroids."""
-    distances: npt.NDArray[np.float32] = np.square(book).sum(axis=1) - 2 * (part @ book.T)
+    distances: Doubles = np.square(book).sum(axis=1) - 2 * (part @ book.T)
     return distances
 
 
-def _nearest(part: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+def _nearest(part: Doubles, book: Doubles) -> npt.NDArray[np.intp]:
     codes: npt.NDArray[np.intp] = _distances(part, book).argmin(axis=1)
     return codes
 
 
-def _balanced(part: npt.NDArray[np.float32], book: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+def _balanced(part: Doubles, book: Doubles) -> npt.NDArray[np.intp]:
     distances = _distances(part, book)
     distances -= distances.min(axis=1, keepdims=True)
     scale = _SOFTNESS * distances.mean()
     kernel = np.exp(-distances / scale) if scale > 0 else np.ones_like(distances)
-    columns = np.ones(len(book), np.float32)
+    columns = np.ones(len(book))
     for _ in range(_SCALINGS):
         rows = 1 / (kernel @ columns)
-        columns = len(part) / len(book) / np.maximum(rows @ kernel, np.finfo(np.float32).tiny)
+        columns = len(part) / len(book) / np.maximum(rows @ kernel, np.finfo(np.float64).tiny)
     codes: npt.NDArray[np.intp] = (kernel * columns).argmax(axis=1)
     return codes
