@@ -206,8 +206,11 @@ class PqQuery final : public GroupQuery {
           split_(split),
           codebook_(codebook),
           metric_(metric),
+          kernel_(split.bits == 4 ? kernels::active().codes.sum4 : kernels::active().codes.sum8),
+          units_(split.layout().units),
+          table_bytes_(table_bytes(split)),
           queries_(queries.n * split.padded()),
-          tables_(queries.n * table_bytes(split)) {
+          tables_(queries.n * table_bytes_) {
         std::vector<double> exact(split.subspaces * split.centroids());
         for (size_t q = 0; q < queries.n; ++q) {
             const float* query = queries.floats() + q * split.dim;
@@ -235,9 +238,7 @@ class PqQuery final : public GroupQuery {
 
   protected:
     void sum(const uint8_t* codes, size_t first, size_t width, int32_t* sums) const noexcept override {
-        const auto& kernels = kernels::active().codes;
-        const uint8_t* tables = tables_.data() + first * table_bytes(split_);
-        (split_.bits == 4 ? kernels.sum4 : kernels.sum8)(codes, split_.layout().units, tables, width, sums);
+        kernel_(codes, units_, tables_.data() + first * table_bytes_, width, sums);
     }
 
   private:
@@ -267,7 +268,7 @@ class PqQuery final : public GroupQuery {
     // Sets the tables and terms of query q: an entry is least + step * byte, off by at most step / 2, where `least` is
     // the smallest of its table and the step is common to all tables, so that sums of bytes stand for distances.
     void round_tables(size_t q, const double* exact) {
-        const size_t count = split_.centroids(), units = split_.layout().units, places = 32 / split_.bits;
+        const size_t count = split_.centroids(), places = 32 / split_.bits;
         std::vector<double> least(split_.subspaces);
         double base = 0, widest = 0, total = 0;
         size_t varied = 0;  // tables whose entries are not all the same
@@ -291,9 +292,9 @@ class PqQuery final : public GroupQuery {
         terms.error = step * 0.5001f * static_cast<float>(varied);
         terms.norm = step * 128 * static_cast<float>(varied);
         const size_t first = q / tile() * tile(), in_tile = std::min(tile(), width() - first);
-        uint8_t* tables = tables_.data() + first * table_bytes(split_) + (q - first) * places * count;
+        uint8_t* tables = tables_.data() + first * table_bytes_ + (q - first) * places * count;
         const double inverse = 1 / static_cast<double>(step);
-        for (size_t u = 0; u < units; ++u, tables += in_tile * places * count) {
+        for (size_t u = 0; u < units_; ++u, tables += in_tile * places * count) {
             for (size_t m = u * places; m < std::min(split_.subspaces, (u + 1) * places); ++m) {
                 const double* from = exact + m * count;
                 uint8_t* to = tables + m % places * count;
@@ -307,6 +308,8 @@ class PqQuery final : public GroupQuery {
     const Split& split_;
     const Codebook& codebook_;
     Metric metric_;
+    decltype(kernels::CodeKernels::sum4) kernel_;
+    size_t units_, table_bytes_;
     std::vector<double> queries_;  // as they are compared, padded
     std::vector<uint8_t> tables_;  // of tile after tile, as the kernels take them
 };
