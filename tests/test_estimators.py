@@ -145,21 +145,24 @@ def test_lloyd_loses_what_theory_says(bits, calibrated):
 
 @pytest.mark.parametrize("bits", NORMAL_LOSS)
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
-def test_lloyd_shrinks_inner_products_by_its_loss(bits, metric):
-    """The scale with the least squared error takes the loss from every inner product."""
+def test_lloyd_keeps_lengths_and_shrinks_inner_products_by_half_its_loss(bits, metric):
+    """What is decoded is as long as the vector, and cos^2 of the angle between them is what is not lost."""
     x, queries = normal(1, 60, 128), normal(2, 5, 128)
-    x -= x.mean(axis=0)
+    kept = decoded(nf.Lloyd(bits, False), x, metric)
+    coded = oracle.unit(x) if metric == "cosine" else x
+    np.testing.assert_allclose(np.linalg.norm(kept, axis=1), np.linalg.norm(coded, axis=1), rtol=0.02)
     found = estimates(lambda seed: nf.Lloyd(bits, False, seed), 60, metric, x, queries)
     right = truth(metric, x, queries)
     slope = (found * right).sum() / (len(found) * np.square(right).sum())
-    assert 1 - slope == pytest.approx(NORMAL_LOSS[bits], rel=0.25, abs=0.002)
+    assert slope == pytest.approx(np.sqrt(1 - NORMAL_LOSS[bits]), abs=0.25 * NORMAL_LOSS[bits])
 
 
-def test_calibration_helps_where_dimensions_differ_after_the_rotation():
-    """Few dimensions that are not at all normal stay so through a rotation."""
-    rng = np.random.default_rng(0)
-    x = (rng.exponential(size=(4000, 16)) ** 2).astype(np.float32)
-    assert loss(nf.Lloyd(4, True), x) <= 1.02 * loss(nf.Lloyd(4, False), x)
+def test_calibration_fits_dimensions_that_differ_after_the_rotation():
+    x = normal(1, 4000) * np.where(np.arange(DIM) < 8, 5, 0.05).astype(np.float32)
+    x = x @ np.linalg.qr(normal(3, DIM))[0]
+    assert loss(nf.Lloyd(4, True), x) < 1.1 * loss(nf.Lloyd(4, False), x)
+    far = (x + 3).astype(np.float32)
+    assert loss(nf.Lloyd(4, True), far, "ip") < 2 * loss(nf.Lloyd(4, True), far, "l2")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -455,6 +455,36 @@ def test_arrays_that_lie_crash_nothing(data, tmp_path, python):
     assert int(python(USE, *paths).stdout) > len(paths) // 2
 
 
+def test_arrays_of_codecs_that_lie_crash_nothing(tmp_path, python):
+    """Codes, factors, and what was learned."""
+    rng, paths = np.random.default_rng(7), []
+    codecs = [
+        "sq6",
+        "lvq4x8",
+        "pq4",
+        "pq8",
+        "lloyd4",
+        "rabitq1",
+        "rabitq5",
+        (nf.PCA(9), "sq8"),
+        nf.PQ(5, rotation="opq"),
+    ]
+    for place, codec in enumerate(codecs):
+        index = nf.Flat(DIM, "l2" if place % 2 else "cosine", codec=codec, rerank="lvq8" if place % 3 == 0 else None)
+        index.add(strategies.make("normal", 1, 300, DIM), ids=np.arange(300)[::-1] * 5)
+        tensors = safetensors.numpy.load(to_bytes(index))
+        for name in tensors:
+            for number in range(3):
+
+                def change(tensors, name=name, number=number):
+                    raw = tensors[name].view(np.uint8)
+                    raw[...] = [0, 255, rng.integers(0, 256, raw.shape)][number]
+
+                paths.append(tmp_path / f"{place}-{name}-{number}")
+                paths[-1].write_bytes(rewritten(to_bytes(index), change))
+    assert int(python(USE, *paths).stdout) > len(paths) // 3
+
+
 def header(text: bytes, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
