@@ -82,14 +82,14 @@ void GroupLayout::set_factor(std::byte* row, size_t which, float value) const {
 
 // Tiles as wide as may be, and about equally so.
 GroupQuery::GroupQuery(GroupLayout layout, Roles roles, size_t width, size_t tile, float reach)
-    : terms_(width), layout_(layout), roles_(roles), reach_(reach) {
+    : terms_(width), layout_(layout), factors_at_(layout.factors_at()), roles_(roles), reach_(reach) {
     const size_t tiles = std::max<size_t>(1, (width + tile - 1) / tile);
     tile_ = std::max<size_t>(1, (width + tiles - 1) / tiles);
 }
 
 const float* GroupQuery::factor(const std::byte* group, int which, const float* otherwise) const {
     if (which < 0) return otherwise;
-    return reinterpret_cast<const float*>(group + layout_.factors_at()) + static_cast<size_t>(which) * kGroup;
+    return reinterpret_cast<const float*>(group + factors_at_) + static_cast<size_t>(which) * kGroup;
 }
 
 kernels::Estimate GroupQuery::estimate_of(const Terms& t) {
@@ -134,6 +134,9 @@ void GroupQuery::score_block(Block block, float* out) const noexcept {
 
 void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
     const auto estimate = kernels::active().codes.estimate;
+    // Copies, which stay in registers while the kernels write to memory.
+    const GroupLayout layout = layout_;
+    const size_t group_bytes = layout.group_bytes(), reach_at = layout.reach_at();
     alignas(64) int32_t sums[kernels::kTile * kGroup];
     alignas(64) float distance[kGroup];
     kernels::Estimate estimates[kernels::kTile];
@@ -153,13 +156,13 @@ void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
             spreads[q] = {kRounding * std::abs(t.base), t.error + 2 * kRounding * t.norm, kRounding * t.square};
         }
         for (size_t start = 0; start < block.n; start += kGroup) {
-            const std::byte* group = block.data + start / kGroup * layout_.group_bytes();
+            const std::byte* group = block.data + start / kGroup * group_bytes;
             sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
-            if (layout_.reach) std::memcpy(&reach, group + layout_.reach_at(), sizeof(reach));
+            if (layout.reach) std::memcpy(&reach, group + reach_at, sizeof(reach));
             for (size_t q = 0; q < count; ++q) {
                 kernels::Estimate& terms = estimates[q];
                 const float spread = spreads[q].constant + reach * (spreads[q].linear + reach * spreads[q].square);
-                if (layout_.factors > 0) set_factors(group, terms);
+                if (layout.factors > 0) set_factors(group, terms);
                 terms.bound = sink.bounds[first + q] + spread;
                 uint32_t left = estimate(sums + q * kGroup, &terms, distance);
                 if (left == 0) continue;

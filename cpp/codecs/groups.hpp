@@ -91,6 +91,7 @@ class GroupQuery : public Query {
     void set_factors(const std::byte* group, kernels::Estimate& terms) const;
 
     GroupLayout layout_;
+    size_t factors_at_;
     Roles roles_;
     size_t tile_;
     float reach_;

@@ -83,14 +83,16 @@ class _Truth:
         # Without the query's own id; where that was not found, without the last place.
         others = found != self.own[:, None]
         others[others.all(axis=1), -1] = False
-        return found[others].reshape(len(found), -1)
+        kept: npt.NDArray[np.int64] = found[others].reshape(len(found), -1)
+        return kept
 
     def recalls(self, parameters: dict[str, Any]) -> npt.NDArray[np.float64]:
         """The share of its true neighbours that the search finds, for each query."""
         found = self._search(parameters)
         wanted = (self.ids >= 0).sum(axis=1)
         hits = [np.isin(true[true >= 0], some).sum() for true, some in zip(self.ids, found, strict=True)]
-        return np.divide(hits, wanted, out=np.ones(len(found)), where=wanted > 0)
+        shares: npt.NDArray[np.float64] = np.divide(hits, wanted, out=np.ones(len(found)), where=wanted > 0)
+        return shares
 
 
 def measure_recall(
