@@ -241,11 +241,11 @@ def test_files(index):
         ({"metric": "euclid"}, ValueError, "metric.*euclid.*cosine.*ip.*l2"),
         ({"metric": "L2"}, ValueError, "metric.*L2"),
         ({"metric": 3}, TypeError, "metric.*3"),
-        ({"codec": "pq"}, ValueError, "codec.*pq.*f32"),
+        ({"codec": "pq5d"}, ValueError, "codec.*pq5d.*f32"),
         ({"codec": ""}, ValueError, "codec"),
         ({"codec": 3}, TypeError, "codec.*3"),
         ({"codec": nf.Sign}, TypeError, "codec.*Sign"),
-        ({"rerank": "pq"}, ValueError, "rerank.*pq.*f32"),
+        ({"rerank": "qp"}, ValueError, "rerank.*qp.*f32"),
         ({"rerank": 3}, TypeError, "rerank.*3"),
     ],
 )

@@ -363,9 +363,11 @@ class Collector {
         float_groups("codes_estimate", 4, 10, [f = table_.codes.estimate](const float* factors) {
             static constexpr int32_t kSums[kGroup] = {};
             const float *mul = factors + kGroup, *off = mul + kGroup, *err = off + kGroup;
-            const kernels::Estimate terms{1, 1, 1, 1, 1, 0, factors, mul, off, err};
-            float distance[kGroup];
-            f(kSums, &terms, distance);
+            const kernels::Factors group{factors, mul, off, err};
+            const kernels::Estimate query{1, 1, 1, 1, 1, 0};
+            float distances[kGroup];
+            uint32_t survivors;
+            f(kSums, &group, &query, 1, &survivors, distances);
         });
     }
 

@@ -92,15 +92,9 @@ const float* GroupQuery::factor(const std::byte* group, int which, const float* 
     return reinterpret_cast<const float*>(group + factors_at_) + static_cast<size_t>(which) * kGroup;
 }
 
-kernels::Estimate GroupQuery::estimate_of(const Terms& t) {
-    return {t.base, t.scale, t.shift, t.tilt, t.slack, kInfinity, kZeros, kOnes.data(), kZeros, kZeros};
-}
-
-void GroupQuery::set_factors(const std::byte* group, kernels::Estimate& terms) const {
-    terms.add = factor(group, roles_.add, kZeros);
-    terms.mul = factor(group, roles_.mul, kOnes.data());
-    terms.off = factor(group, roles_.off, kZeros);
-    terms.err = factor(group, roles_.err, kZeros);
+kernels::Factors GroupQuery::factors_of(const std::byte* group) const {
+    return {factor(group, roles_.add, kZeros), factor(group, roles_.mul, kOnes.data()),
+            factor(group, roles_.off, kZeros), factor(group, roles_.err, kZeros)};
 }
 
 void GroupQuery::score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept {
@@ -116,17 +110,19 @@ void GroupQuery::score_rows(Rows rows, const uint32_t* list, size_t n, float* ou
 
 void GroupQuery::score_block(Block block, float* out) const noexcept {
     alignas(64) int32_t sums[kernels::kTile * kGroup];
-    alignas(64) float distance[kGroup];
+    alignas(64) float distances[kGroup];
+    uint32_t survivors;
     for (size_t first = 0; first < width(); first += tile_) {
         const size_t count = std::min(tile_, width() - first);
         for (size_t start = 0; start < block.n; start += kGroup) {
             const std::byte* group = block.data + start / kGroup * layout_.group_bytes();
+            const kernels::Factors factors = factors_of(group);
             sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
             for (size_t q = 0; q < count; ++q) {
-                kernels::Estimate terms = estimate_of(terms_[first + q]);
-                set_factors(group, terms);
-                kernels::active().codes.estimate(sums + q * kGroup, &terms, distance);
-                std::copy_n(distance, std::min(kGroup, block.n - start), out + (first + q) * block.n + start);
+                const Terms& t = terms_[first + q];
+                const kernels::Estimate query{t.base, t.scale, t.shift, t.tilt, t.slack, kInfinity};
+                kernels::active().codes.estimate(sums + q * kGroup, &factors, &query, 1, &survivors, distances);
+                std::copy_n(distances, std::min(kGroup, block.n - start), out + (first + q) * block.n + start);
             }
         }
     }
@@ -138,44 +134,45 @@ void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
     const GroupLayout layout = layout_;
     const size_t group_bytes = layout.group_bytes(), reach_at = layout.reach_at();
     alignas(64) int32_t sums[kernels::kTile * kGroup];
-    alignas(64) float distance[kGroup];
-    kernels::Estimate estimates[kernels::kTile];
+    alignas(64) float distances[kernels::kTile * kGroup];
+    uint32_t survivors[kernels::kTile];
+    kernels::Estimate queries[kernels::kTile];
     // How far a distance may be off: a polynomial of the group's reach.
     struct Spread {
         float constant, linear, square;
+        float at(float reach) const { return constant + reach * (linear + reach * square); }
     };
     Spread spreads[kernels::kTile];
-    Survivor survivors[kGroup];
+    Survivor found[kGroup];
     constexpr float kRounding = 4 * TiledQueries::kRelative;
     float reach = reach_;
     for (size_t first = 0; first < width(); first += tile_) {
         const size_t count = std::min(tile_, width() - first);
         for (size_t q = 0; q < count; ++q) {
             const Terms& t = terms_[first + q];
-            estimates[q] = estimate_of(t);
+            queries[q] = {t.base, t.scale, t.shift, t.tilt, t.slack, kInfinity};
             spreads[q] = {kRounding * std::abs(t.base), t.error + 2 * kRounding * t.norm, kRounding * t.square};
         }
         for (size_t start = 0; start < block.n; start += kGroup) {
             const std::byte* group = block.data + start / kGroup * group_bytes;
             sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
             if (layout.reach) std::memcpy(&reach, group + reach_at, sizeof(reach));
-            for (size_t q = 0; q < count; ++q) {
-                kernels::Estimate& terms = estimates[q];
-                const float spread = spreads[q].constant + reach * (spreads[q].linear + reach * spreads[q].square);
-                if (layout.factors > 0) set_factors(group, terms);
-                terms.bound = sink.bounds[first + q] + spread;
-                uint32_t left = estimate(sums + q * kGroup, &terms, distance);
-                if (left == 0) continue;
-                if (block.n - start < kGroup) left &= (1u << (block.n - start)) - 1;
+            for (size_t q = 0; q < count; ++q) queries[q].bound = sink.bounds[first + q] + spreads[q].at(reach);
+            const kernels::Factors factors = factors_of(group);
+            const uint32_t present = block.n - start >= kGroup ? ~0u : (1u << (block.n - start)) - 1;
+            for (uint32_t hit = estimate(sums, &factors, queries, count, survivors, distances); hit != 0;
+                 hit &= hit - 1) {
+                const auto q = static_cast<size_t>(std::countr_zero(hit));
+                const float spread = spreads[q].at(reach);
                 size_t kept = 0;
-                for (; left != 0; left &= left - 1) {
+                for (uint32_t left = survivors[q] & present; left != 0; left &= left - 1) {
                     const auto i = static_cast<size_t>(std::countr_zero(left));
-                    const float off = spread + terms.slack * terms.err[i];
-                    const bool known = std::isfinite(distance[i]) && std::isfinite(off);
-                    survivors[kept++] = {static_cast<uint32_t>(first + q), static_cast<uint32_t>(start + i),
-                                         known ? distance[i] - off : -kInfinity, known ? distance[i] + off : kInfinity};
+                    const float distance = distances[q * kGroup + i], off = spread + queries[q].slack * factors.err[i];
+                    const bool known = std::isfinite(distance) && std::isfinite(off);
+                    found[kept++] = {static_cast<uint32_t>(first + q), static_cast<uint32_t>(start + i),
+                                     known ? distance - off : -kInfinity, known ? distance + off : kInfinity};
                 }
-                if (kept > 0) sink.take({survivors, kept});
+                if (kept > 0) sink.take({found, kept});
             }
         }
     }

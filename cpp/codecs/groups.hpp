@@ -86,9 +86,7 @@ class GroupQuery : public Query {
 
   private:
     const float* factor(const std::byte* group, int which, const float* otherwise) const;
-    // The terms of a query, for rows without factors and any bound; and with the factors of a group.
-    static kernels::Estimate estimate_of(const Terms& t);
-    void set_factors(const std::byte* group, kernels::Estimate& terms) const;
+    kernels::Factors factors_of(const std::byte* group) const;
 
     GroupLayout layout_;
     size_t factors_at_;

@@ -97,6 +97,7 @@ CodecSpec spelled_out(const CodecSpec& spec) {
     for (const std::string_view name : {"sq", "lvq", "pq", "rabitq", "lloyd"}) {
         if (!spec.name.starts_with(name) || spec.name.size() == name.size()) continue;
         std::string bits = spec.name.substr(name.size());
+        if (bits.find_first_not_of("0123456789x") != std::string::npos) continue;
         CodecSpec out{std::string(name), spec.parameters};
         if (const size_t x = bits.find('x'); x != std::string::npos && name == "lvq") {
             out.parameters.emplace("residual", bits.substr(x + 1));

@@ -366,6 +366,7 @@ class TransformedCodec final : public Codec {
         std::copy(coded.begin(), coded.end(), out);
     }
     bool valid(Rows rows, size_t n) const override { return inner_->valid(rows, n); }
+    size_t sample() const override { return inner_->sample(); }
     void pack(Rows rows, size_t n, std::byte* block) const override { inner_->pack(rows, n, block); }
     void unpack(Block block, const uint32_t* list, size_t n, std::byte* rows, size_t stride) const override {
         inner_->unpack(block, list, n, rows, stride);

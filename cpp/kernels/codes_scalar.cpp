@@ -54,14 +54,20 @@ void sum(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width
     });
 }
 
-uint32_t estimate(const int32_t* sums, const Estimate* terms, float* distance) {
-    uint32_t survivors = 0;
-    for (size_t i = 0; i < kGroup; ++i) {
-        const float product = terms->mul[i] * (terms->scale * static_cast<float>(sums[i]) + terms->shift);
-        distance[i] = terms->base + terms->add[i] + product + terms->tilt * terms->off[i];
-        if (!(distance[i] - terms->slack * terms->err[i] > terms->bound)) survivors |= 1u << i;
+uint32_t estimate(const int32_t* sums, const Factors* factors, const Estimate* queries, size_t width,
+                  uint32_t* survivors, float* distances) {
+    uint32_t hit = 0;
+    for (size_t q = 0; q < width; ++q, sums += kGroup, distances += kGroup) {
+        const Estimate& terms = queries[q];
+        survivors[q] = 0;
+        for (size_t i = 0; i < kGroup; ++i) {
+            const float product = factors->mul[i] * (terms.scale * static_cast<float>(sums[i]) + terms.shift);
+            distances[i] = terms.base + factors->add[i] + product + terms.tilt * factors->off[i];
+            if (!(distances[i] - terms.slack * factors->err[i] > terms.bound)) survivors[q] |= 1u << i;
+        }
+        if (survivors[q] != 0) hit |= 1u << q;
     }
-    return survivors;
+    return hit;
 }
 
 template <size_t kBits>

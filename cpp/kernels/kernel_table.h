@@ -126,8 +126,10 @@ struct CodeKernels {
     // faster: reading the tables takes the time, most of all where they are not aligned to 64 bytes.
     void (*sum4)(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums);
     void (*sum8)(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums);
-    // Turns the sums of one query into distances (see Estimate) and returns the mask of the survivors.
-    uint32_t (*estimate)(const int32_t* sums, const struct Estimate* terms, float* distance);
+    // Turns the sums of a tile of queries into distances[q * kGroup + i] (see Estimate); survivors[q] is a bit for each
+    // vector, the result a mask of the queries that have any.
+    uint32_t (*estimate)(const int32_t* sums, const struct Factors* factors, const struct Estimate* queries,
+                         size_t width, uint32_t* survivors, float* distances);
     // Listed rows in natural order (as for DenseKernels), not interleaved: sums[i] = sum of code * query value over the
     // `bytes` (a multiple of 4) of codes of b bits. query: [8 / b][bytes], place p of byte j at p * bytes + j.
     void (*row_dot)(const uint8_t* data, size_t stride, const uint32_t* rows, size_t n, size_t bytes, size_t b,
@@ -140,11 +142,13 @@ struct CodeKernels {
     void (*hadamard)(float* values, size_t n);
 };
 
-// distance[i] = base + add[i] + mul[i] * (scale * sums[i] + shift) + tilt * off[i], in float32 and the same for the
-// same vector wherever it lies; the vector survives unless distance[i] - slack * err[i] > bound. The factors are arrays
-// of kGroup floats.
+// distance[i] = base + add[i] + mul[i] * (scale * sums[i] + shift) + tilt * off[i], in float32 and the same for the same
+// vector wherever it lies; the vector survives unless distance[i] - slack * err[i] > bound. The factors of a group are
+// arrays of kGroup floats.
 struct Estimate {
     float base, scale, shift, tilt, slack, bound;
+};
+struct Factors {
     const float *add, *mul, *off, *err;
 };
 

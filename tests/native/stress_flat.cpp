@@ -217,10 +217,9 @@ int main(int argc, char** argv) {
         FlatOptions options;
         options.dim = kDim;
         options.metric = Metric::l2;
-        if (seed % 4 == 2) {
-            options.codec = {"sign", {{"threshold", "median"}, {"query", "code"}}};
-            options.rerank = "f32";
-        }
+        if (seed % 6 == 2) options.codec = {"sign", {{"threshold", "median"}, {"query", "code"}}};
+        if (seed % 6 == 4) options.codec = {"rabitq2", {}};  // groups with a tail, and fine bytes
+        if (seed % 6 != 0) options.rerank.name = "f32";
         Flat index(options);
         index.add(view(vectors_of(ids, 0)), nullptr, "", {}, kTwoThreads);
         index.save(path);

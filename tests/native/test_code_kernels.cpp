@@ -140,67 +140,70 @@ void test_groups() {
 
 void test_estimate() {
     for (int round = 0; round < 200; ++round) {
-        Guarded<int32_t> sums(kGroup), turned_sums(kGroup);
-        Guarded<float> factors(4 * kGroup), turned(4 * kGroup);
-        fill(sums, kGroup, -2000000, 2000000);
-        for (size_t i = 0; i < 4 * kGroup; ++i) factors[i] = normal();
+        const size_t width = 1 + random_bits() % kTile;
+        Guarded<int32_t> sums(width * kGroup), turned_sums(width * kGroup);
+        Guarded<float> values(4 * kGroup), turned(4 * kGroup);
+        fill(sums, width * kGroup, -2000000, 2000000);
+        for (size_t i = 0; i < 4 * kGroup; ++i) values[i] = normal();
         const size_t by = random_bits() % kGroup;
         for (size_t i = 0; i < kGroup; ++i) {
-            turned_sums[i] = sums[(i + by) % kGroup];
-            for (size_t f = 0; f < 4; ++f) turned[f * kGroup + i] = factors[f * kGroup + (i + by) % kGroup];
+            for (size_t q = 0; q < width; ++q) turned_sums[q * kGroup + i] = sums[q * kGroup + (i + by) % kGroup];
+            for (size_t f = 0; f < 4; ++f) turned[f * kGroup + i] = values[f * kGroup + (i + by) % kGroup];
         }
-        const auto terms_of = [](Guarded<float>& f) {
-            Estimate terms{};
-            terms.add = f.data();
-            terms.mul = f.data() + kGroup;
-            terms.off = f.data() + 2 * kGroup;
-            terms.err = f.data() + 3 * kGroup;
-            return terms;
+        const auto factors_of = [](Guarded<float>& f) {
+            return Factors{f.data(), f.data() + kGroup, f.data() + 2 * kGroup, f.data() + 3 * kGroup};
         };
-        Estimate terms = terms_of(factors);
-        terms.base = normal();
-        terms.scale = normal() * 1e-6f;
-        terms.shift = normal();
-        terms.tilt = round % 3 == 0 ? 0.0f : normal();
-        terms.slack = round % 4 == 0 ? 0.0f : std::abs(normal());
-        Estimate turned_terms = terms;
-        const Estimate at = terms_of(turned);
-        turned_terms.add = at.add;
-        turned_terms.mul = at.mul;
-        turned_terms.off = at.off;
-        turned_terms.err = at.err;
+        const Factors factors = factors_of(values), turned_factors = factors_of(turned);
+        const float bounds[] = {normal(), kInfinity, -kInfinity, kNaN};
+        Guarded<Estimate> queries(width);
+        for (size_t q = 0; q < width; ++q) {
+            queries[q] = {normal(),
+                          normal() * 1e-6f,
+                          normal(),
+                          round % 3 == 0 ? 0.0f : normal(),
+                          round % 4 == 0 ? 0.0f : std::abs(normal()),
+                          bounds[(q + static_cast<size_t>(round)) % 4]};
+        }
         for (const KernelTable* table : levels()) {
-            for (const float bound : {normal(), kInfinity, -kInfinity, kNaN}) {
-                terms.bound = turned_terms.bound = bound;
-                Guarded<float> distance(kGroup), turned_distance(kGroup);
-                const uint32_t survivors = table->codes.estimate(sums.data(), &terms, distance.data());
-                const uint32_t turned_survivors =
-                    table->codes.estimate(turned_sums.data(), &turned_terms, turned_distance.data());
+            Guarded<float> distances(width * kGroup), turned_distances(width * kGroup);
+            Guarded<uint32_t> survivors(width), turned_survivors(width);
+            const uint32_t hit =
+                table->codes.estimate(sums.data(), &factors, queries.data(), width, survivors.data(), distances.data());
+            table->codes.estimate(turned_sums.data(), &turned_factors, queries.data(), width, turned_survivors.data(),
+                                  turned_distances.data());
+            for (size_t q = 0; q < width; ++q) {
+                const Estimate terms = queries[q];
+                check_that((hit >> q & 1) == (survivors[q] != 0 ? 1u : 0u), table, "query with survivors", q);
                 for (size_t i = 0; i < kGroup; ++i) {
-                    const double inner = double{terms.scale} * sums[i], product = terms.mul[i] * (inner + terms.shift);
-                    const double off = double{terms.tilt} * terms.off[i], err = double{terms.slack} * terms.err[i];
-                    const double wanted = double{terms.base} + terms.add[i] + product + off;
-                    const double magnitude = std::abs(terms.base) + std::abs(terms.add[i]) + std::abs(off) +
-                                             std::abs(terms.mul[i]) * (std::abs(inner) + std::abs(terms.shift));
-                    check_that(near(distance[i], wanted, 8 * 0x1p-24 * magnitude), table, "estimate", i);
+                    const float distance = distances[q * kGroup + i];
+                    const double inner = double{terms.scale} * sums[q * kGroup + i];
+                    const double product = factors.mul[i] * (inner + terms.shift);
+                    const double off = double{terms.tilt} * factors.off[i], err = double{terms.slack} * factors.err[i];
+                    const double wanted = double{terms.base} + factors.add[i] + product + off;
+                    const double magnitude = std::abs(terms.base) + std::abs(factors.add[i]) + std::abs(off) +
+                                             std::abs(factors.mul[i]) * (std::abs(inner) + std::abs(terms.shift));
+                    check_that(near(distance, wanted, 8 * 0x1p-24 * magnitude), table, "estimate", i);
                     const size_t place = (i + kGroup - by) % kGroup;
-                    check_that(turned_distance[place] == distance[i], table, "estimate at another place", i);
-                    const bool survives = (survivors >> i & 1) != 0;
-                    check_that((turned_survivors >> place & 1) == (survives ? 1u : 0u), table, "survivor", i);
-                    const double low = double{distance[i]} - err;
-                    if (near(low, bound, 4 * 0x1p-24 * (std::abs(distance[i]) + std::abs(err)))) continue;
-                    check_that(survives == !(low > bound), table, "survivor", i);
+                    check_that(turned_distances[q * kGroup + place] == distance, table, "estimate at another place", i);
+                    const bool survives = (survivors[q] >> i & 1) != 0;
+                    check_that((turned_survivors[q] >> place & 1) == (survives ? 1u : 0u), table, "survivor", i);
+                    const double low = double{distance} - err;
+                    if (near(low, terms.bound, 4 * 0x1p-24 * (std::abs(distance) + std::abs(err)))) continue;
+                    check_that(survives == !(low > terms.bound), table, "survivor", i);
                 }
             }
         }
     }
     // A distance that is no number survives.
     Guarded<int32_t> sums(kGroup);
-    Guarded<float> factors(kGroup), distance(kGroup);
-    for (size_t i = 0; i < kGroup; ++i) factors[i] = i == 5 ? kNaN : 1.0f;
-    const Estimate terms{0, 0, 0, 0, 0, 0, factors.data(), factors.data(), factors.data(), factors.data()};
+    Guarded<float> values(kGroup), distances(kGroup);
+    for (size_t i = 0; i < kGroup; ++i) values[i] = i == 5 ? kNaN : 1.0f;
+    const Factors factors{values.data(), values.data(), values.data(), values.data()};
+    const Estimate query{0, 0, 0, 0, 0, 0};
     for (const KernelTable* table : levels()) {
-        check_that(table->codes.estimate(sums.data(), &terms, distance.data()) == 1u << 5, table, "estimate", 5);
+        uint32_t survivors = 0;
+        const uint32_t hit = table->codes.estimate(sums.data(), &factors, &query, 1, &survivors, distances.data());
+        check_that(hit == 1 && survivors == 1u << 5, table, "estimate", 5);
     }
 }
 

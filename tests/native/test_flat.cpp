@@ -357,7 +357,7 @@ void test_rerank() {
     const Matrix vectors = random_matrix(2000, 32, 10), queries = random_matrix(20, 32, 11);
     for (const Metric metric : kMetrics) {
         FlatOptions options = options_of(32, metric, "int8");
-        options.rerank = "f32";
+        options.rerank.name = "f32";
         Flat index(options);
         index.add(vectors.view(), nullptr, "", {}, kAllThreads);
         const Oracle oracle(index, counted(2000));
@@ -480,7 +480,7 @@ void test_changes() {
     const Matrix vectors = random_matrix(2 * kRows, kDim, 18), queries = random_matrix(10, kDim, 19);
     for (const std::string codec : {"f32", "int8"}) {
         FlatOptions options = options_of(kDim, Metric::l2, codec);
-        if (codec == "int8") options.rerank = "f16";
+        if (codec == "int8") options.rerank.name = "f16";
         Flat index(options);
         std::map<int64_t, size_t> rows;  // of `vectors`, by id
         const auto check = [&] {
@@ -739,7 +739,7 @@ void test_versions() {
             FlatOptions options = options_of(kDim, Metric::l2, codec);
             if (codec == "sign") options.codec.parameters = {{"threshold", "median"}, {"query", "float"}};
             if (codec == "recurrent_binary") options.codec.parameters["bits"] = "3";
-            if (rerank) options.rerank = "f16";
+            if (rerank) options.rerank.name = "f16";
             Flat index(options), first(options), second(options);
             const auto add = [&](Flat& alone, const std::string& version, size_t from, size_t n) {
                 const std::vector<int64_t> ids = counted(n, static_cast<int64_t>(from));
@@ -845,7 +845,7 @@ void test_files() {
         for (const std::string codec : {"f32", "bf16", "int8"}) {
             for (const bool own_ids : {false, true}) {
                 FlatOptions options = options_of(12, metric, codec);
-                if (codec == "int8") options.rerank = "f16", options.oversample = 2.5;
+                if (codec == "int8") options.rerank.name = "f16", options.oversample = 2.5;
                 Flat index(options);
                 std::vector<int64_t> ids = counted(5000, 100);
                 std::shuffle(ids.begin(), ids.end(), std::mt19937(26));
@@ -861,7 +861,7 @@ void test_files() {
                 for (const auto& other : opened) {
                     CHECK(other->options().metric == metric && other->options().codec.name == codec);
                     CHECK(other->options().oversample == options.oversample &&
-                          other->options().rerank == options.rerank);
+                          other->options().rerank.name == options.rerank.name);
                     CHECK(other->ids() == index.ids() && other->size() == 5000);
                     check_equal(other->search(queries.view(), 9, {}, kAllThreads),
                                 index.search(queries.view(), 9, {}, kAllThreads));
