@@ -122,8 +122,9 @@ def test_nothing_in_the_package_unpickles():
 
 
 def fields(value):
-    """Names of a dataclass's fields, which its own docstring describes."""
-    return [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+    """Names of a dataclass's public fields, which its own docstring describes."""
+    known = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+    return [field.name for field in known if not field.name.startswith("_")]
 
 
 def public_objects():

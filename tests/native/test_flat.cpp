@@ -594,7 +594,7 @@ void test_errors() {
     CHECK(bytes.size() == 0);
     CHECK_THROWS(InvalidInput, "dim", Flat(options_of(0, Metric::l2)));
     CHECK_THROWS(InvalidInput, "dim", Flat(options_of(65536, Metric::l2)));
-    CHECK_THROWS(InvalidInput, "qp", Flat(options_of(4, Metric::l2, "pq")));
+    CHECK_THROWS(InvalidInput, "qp", Flat(options_of(4, Metric::l2, "qp")));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
