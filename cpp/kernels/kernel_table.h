@@ -142,9 +142,9 @@ struct CodeKernels {
     void (*hadamard)(float* values, size_t n);
 };
 
-// distance[i] = base + add[i] + mul[i] * (scale * sums[i] + shift) + tilt * off[i], in float32 and the same for the same
-// vector wherever it lies; the vector survives unless distance[i] - slack * err[i] > bound. The factors of a group are
-// arrays of kGroup floats.
+// distance[i] = base + add[i] + mul[i] * (scale * sums[i] + shift) + tilt * off[i], in float32 and the same for the
+// same vector wherever it lies; the vector survives unless distance[i] - slack * err[i] > bound. The factors of a group
+// are arrays of kGroup floats.
 struct Estimate {
     float base, scale, shift, tilt, slack, bound;
 };

@@ -3,6 +3,7 @@
 #include <iomanip>
 #include <limits>
 #include <locale>
+#include <numeric>
 #include <sstream>
 
 #include "search/flat.hpp"
@@ -95,6 +96,21 @@ Tuning load_tuning(const Container& file) {
         out.table.push_back({entry[0], entry[1], entry[2]});
     }
     return out;
+}
+
+// Rows that lie in groups are taken out of these to be looked at.
+void check_groups(const Container& file, const Codec& codec, const CodeStore::View& view) {
+    constexpr size_t kRows = 256;
+    std::vector<uint32_t> list(kRows);
+    std::vector<std::byte> rows(kRows * codec.row_bytes());
+    for (size_t first = 0; first < view.count; first += kRows) {
+        const size_t n = std::min(kRows, view.count - first);
+        std::iota(list.begin(), list.end(), static_cast<uint32_t>(first));
+        view.copy(list.data(), n, rows.data());
+        if (codec.valid({rows.data(), codec.row_bytes()}, n)) continue;
+        throw FileFormatError(file.name() + ": tensor \"vectors\" holds rows that codec \"" +
+                              std::string(codec.name()) + "\" does not make");
+    }
 }
 
 // Which rows belong to which version, and what was learned for each. Files from before there were versions hold one.
@@ -297,6 +313,9 @@ std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
     const size_t group = empty.rows.group();
     CodeStore::Tail tail;  // never written to
     if (count % group != 0) tail = {file, const_cast<std::byte*>(codes) + count / group * empty.rows.unit_bytes()};
+    if (group > 1 && file->tensor("vectors").read) {
+        check_groups(*file, *index->codec_, state->rows.view(tail, count));
+    }
     if (file->find("ids") != nullptr) {
         const Tensor& ids = expect(*file, "ids", TensorType::i64, {count});
         const Tensor& sorted = expect(*file, "ids_order", TensorType::u32, {count});
