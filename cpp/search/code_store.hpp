@@ -1,8 +1,10 @@
 // The codes of an index, in the form in which a codec's rows are scanned, or read one by one.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "codecs/codec.hpp"
@@ -44,7 +46,6 @@ class CodeStore {
               std::shared_ptr<const void> owner);
 
     size_t row_bytes() const { return codec_->row_bytes(); }
-    const Codec& codec() const { return *codec_; }
     // Rows per group: 1 where rows lie as they are.
     size_t group() const { return group_; }
     View view(const Tail& tail, size_t count) const { return {this, tail.get(), count}; }
