@@ -260,7 +260,26 @@ class NearfieldCodes:
         return self._index.nbytes
 
 
-class FaissCodes:
+class Padded:
+    """An index of another library that wants its vectors padded with zeros, and under cosine of unit length."""
+
+    _index: Any
+    _unit: bool
+    _pad: int
+
+    def prepare(self, vectors: Floats) -> Floats:
+        wide = np.zeros((len(vectors), vectors.shape[1] + self._pad), np.float32)
+        wide[:, : vectors.shape[1]] = unit(vectors) if self._unit else vectors
+        return wide
+
+    def add(self, prepared: Floats) -> None:
+        self._index.add(prepared)
+
+    def search(self, prepared: Floats, k: int) -> Ids:
+        return self._index.search(prepared, k)[1]
+
+
+class FaissCodes(Padded):
     """Vectors at length 1 under cosine, which faiss does not know."""
 
     # Its scalar quantizer has SIMD loops for multiples of 16 dimensions only, so zeros are put behind the others.
@@ -285,22 +304,11 @@ class FaissCodes:
             self._index = faiss.IndexPreTransform(faiss.RandomRotationMatrix(dim, dim), self._index)
         self._index.train(self.prepare(base))
 
-    def prepare(self, vectors: Floats) -> Floats:
-        wide = np.zeros((len(vectors), vectors.shape[1] + self._pad), np.float32)
-        wide[:, : vectors.shape[1]] = unit(vectors) if self._unit else vectors
-        return wide
-
-    def add(self, prepared: Floats) -> None:
-        self._index.add(prepared)
-
-    def search(self, prepared: Floats, k: int) -> Ids:
-        return self._index.search(prepared, k)[1]
-
     def nbytes(self) -> int:
         return self._faiss.serialize_index(self._index).nbytes
 
 
-class TurboVec:
+class TurboVec(Padded):
     """
     Calibrated on a sample, as its documentation recommends; for inner products only, and multiples of 8 dimensions.
 
@@ -315,17 +323,6 @@ class TurboVec:
         self._index = turbovec.TurboQuantIndex(base.shape[1] + self._pad, int(what))
         rows = np.random.default_rng(0).choice(len(base), min(self.SAMPLE, len(base)), replace=False)
         self._index.calibrate(self.prepare(base[rows]))
-
-    def prepare(self, vectors: Floats) -> Floats:
-        wide = np.zeros((len(vectors), vectors.shape[1] + self._pad), np.float32)
-        wide[:, : vectors.shape[1]] = unit(vectors) if self._unit else vectors
-        return wide
-
-    def add(self, prepared: Floats) -> None:
-        self._index.add(prepared)
-
-    def search(self, prepared: Floats, k: int) -> Ids:
-        return self._index.search(prepared, k)[1]
 
     def nbytes(self) -> int:
         return len(self._index.to_bytes())

@@ -94,8 +94,8 @@ struct Counts {
 // One codec bound to a batch of queries; built once per search and shared by its threads.
 class Query : public Scanner {
   public:
-    // Whether a row has the same bounds wherever it lies and with whatever other queries it is scanned, so that
-    // candidates for reranking can be chosen by them, unsettled.
+    // Whether the middle of a row's bounds is the same wherever it lies and with whatever other queries it is scanned,
+    // so that candidates for reranking can be chosen by it, unsettled.
     virtual bool stable() const { return false; }
     // Set, for all queries, if scans give such counts in place of distances (and get them as bounds), so that results
     // can be chosen by counting.

@@ -92,6 +92,11 @@ const float* GroupQuery::factor(const std::byte* group, int which, const float* 
     return reinterpret_cast<const float*>(group + factors_at_) + static_cast<size_t>(which) * kGroup;
 }
 
+GroupQuery::Spread GroupQuery::spread_of(const Terms& t) {
+    constexpr float kRounding = 4 * TiledQueries::kRelative;
+    return {kRounding * std::abs(t.base), t.error + 2 * kRounding * t.norm, kRounding * t.square};
+}
+
 kernels::Factors GroupQuery::factors_of(const std::byte* group) const {
     return {factor(group, roles_.add, kZeros), factor(group, roles_.mul, kOnes.data()),
             factor(group, roles_.off, kZeros), factor(group, roles_.err, kZeros)};
@@ -137,21 +142,15 @@ void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
     alignas(64) float distances[kernels::kTile * kGroup];
     uint32_t survivors[kernels::kTile];
     kernels::Estimate queries[kernels::kTile];
-    // How far a distance may be off: a polynomial of the group's reach.
-    struct Spread {
-        float constant, linear, square;
-        float at(float reach) const { return constant + reach * (linear + reach * square); }
-    };
     Spread spreads[kernels::kTile];
     Survivor found[kGroup];
-    constexpr float kRounding = 4 * TiledQueries::kRelative;
     float reach = reach_;
     for (size_t first = 0; first < width(); first += tile_) {
         const size_t count = std::min(tile_, width() - first);
         for (size_t q = 0; q < count; ++q) {
             const Terms& t = terms_[first + q];
             queries[q] = {t.base, t.scale, t.shift, t.tilt, t.slack, kInfinity};
-            spreads[q] = {kRounding * std::abs(t.base), t.error + 2 * kRounding * t.norm, kRounding * t.square};
+            spreads[q] = spread_of(t);
         }
         for (size_t start = 0; start < block.n; start += kGroup) {
             const std::byte* group = block.data + start / kGroup * group_bytes;

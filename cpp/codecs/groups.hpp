@@ -69,6 +69,12 @@ class GroupQuery : public Query {
         float base = 0, scale = 0, shift = 0, tilt = 0, slack = 0;
         float error = 0, norm = 0, square = 0;
     };
+    // How far a query's distance may be off by rounding, without slack * err: a polynomial of the reach.
+    struct Spread {
+        float constant, linear, square;
+        float at(float reach) const { return constant + reach * (linear + reach * square); }
+    };
+    static Spread spread_of(const Terms& t);
     // Which of a row's factors are what; -1: it has none (0, for mul 1).
     struct Roles {
         int add = -1, mul = -1, off = -1, err = -1;

@@ -734,11 +734,6 @@ class ScalarQuery final : public GroupQuery {
     std::vector<std::vector<int8_t>> by_row_;  // for row_dot, of every plane and the fine one
 };
 
-// What float32 may lose of the terms of an estimate.
-float rounding(float base, float norm, float square, float reach) {
-    return 4 * TiledQueries::kRelative * (std::abs(base) + 2 * norm * reach + square * reach * reach);
-}
-
 // query: [units][kUnit] to one of `width` queries of a tile.
 template <size_t kUnit>
 void space_out(const int8_t* query, size_t units, size_t width, int8_t* out) {
@@ -873,7 +868,7 @@ void ScalarQuery::bound_rows(size_t query, Rows rows, const uint32_t* list, size
             const float estimate = t.base + factor(row, codec_.roles_.add, 0) +
                                    factor(row, codec_.roles_.mul, 1) * (t.scale * whole + t.shift) +
                                    t.tilt * factor(row, codec_.roles_.off, 0);
-            const float spread = t.error * reach + rounding(t.base, t.norm, t.square, reach);
+            const float spread = spread_of(t).at(reach);
             const bool known = std::isfinite(estimate) && std::isfinite(spread);
             low[start + i] = known ? estimate - spread : -kInfinity;
             high[start + i] = known ? estimate + spread : kInfinity;
