@@ -38,7 +38,14 @@ using Metadata = std::map<std::string, std::string, std::less<>>;
 // Writing
 // ---------------------------------------------------------------------------------------------------------------------
 
-// An array to be written, as pieces that follow one another.
+// An array of a file that is going to be written.
+struct TensorPlan {
+    std::string name;
+    TensorType type;
+    std::vector<uint64_t> shape;
+};
+
+// The same with its bytes, as pieces that follow one another.
 struct TensorSource {
     std::string name;
     TensorType type;
@@ -100,6 +107,13 @@ class Container {
     const Tensor& tensor(std::string_view name) const;
     // One tensor, or null.
     const Tensor* find(std::string_view name) const;
+
+    // Advice to the system about a mapped file. It changes nothing but what is read ahead, and is never an error; there
+    // is no effect on bytes that are not in the mapped file, nor where the system takes no advice.
+    // A touch of this tensor says nothing about what is read next: each reads its page alone.
+    void advise_random(std::string_view tensor) const;
+    // These bytes are needed soon: reading all of them begins.
+    void advise_needed(const std::byte* data, size_t bytes) const;
 
   private:
     struct Source;

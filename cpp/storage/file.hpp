@@ -1,5 +1,5 @@
-// Files of the operating system: one that is read or mapped, one that replaces another. What fails throws
-// std::filesystem::filesystem_error with the error code and the path that the caller gave.
+// Files of the operating system: one that is read or mapped, one that replaces another, one that is only a store. What
+// fails throws std::filesystem::filesystem_error with the error code and the path that the caller gave.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace nearfield::storage {
 
@@ -67,6 +68,25 @@ class ReplacementFile {
     std::filesystem::path temporary_;
     Descriptor directory_;
     Descriptor file_;
+};
+
+// A file without a name for what does not fit into memory, gone with this object.
+class ScratchFile {
+  public:
+    explicit ScratchFile(const std::filesystem::path& directory);
+
+    uint64_t size() const { return size_; }
+    // Adds bytes at the end. They are buffered: the last ones may never reach the disk.
+    void append(const std::byte* data, size_t bytes);
+    // Reads bytes [offset, offset + bytes), which must have been appended. Threads may read at the same time, while
+    // none appends.
+    void read(uint64_t offset, std::byte* to, size_t bytes) const;
+
+  private:
+    std::filesystem::path directory_;  // for error messages
+    Descriptor file_;
+    uint64_t size_ = 0;
+    std::vector<std::byte> buffer_;  // the last bytes, not yet in the file
 };
 
 }  // namespace nearfield::storage
