@@ -16,6 +16,9 @@
 #include <vector>
 
 namespace nearfield {
+namespace storage {
+class ReadAhead;
+}
 
 // The file is not what it should be: truncated, damaged, hostile, of another kind or of a newer version. The message
 // names the file and the field. What the operating system refuses is a std::filesystem::filesystem_error instead,
@@ -108,11 +111,10 @@ class Container {
     // One tensor, or null.
     const Tensor* find(std::string_view name) const;
 
-    // Advice to the system about a mapped file. It changes nothing but what is read ahead, and is never an error; there
-    // is no effect on bytes that are not in the mapped file, nor where the system takes no advice.
-    // A touch of this tensor says nothing about what is read next: each reads its page alone.
+    // Advice to the system about a mapped file, never an error. It has no effect on what is not in the mapped file.
+    // Of this tensor a touch says nothing about what is read next: each reads its page alone.
     void advise_random(std::string_view tensor) const;
-    // These bytes are needed soon: reading all of them begins.
+    // All of these bytes are needed soon: reading them begins. Cheap if they were asked for in the last seconds.
     void advise_needed(const std::byte* data, size_t bytes) const;
 
   private:
@@ -124,8 +126,9 @@ class Container {
     std::string name_;
     Metadata metadata_;
     std::vector<Tensor> tensors_;
-    std::shared_ptr<const void> bytes_;   // the mapped file or the caller's bytes, if tensors lie there
-    std::shared_ptr<const void> copies_;  // the tensors that were read or had to be aligned
+    std::shared_ptr<const void> bytes_;               // the mapped file or the caller's bytes, if tensors lie there
+    std::shared_ptr<const void> copies_;              // the tensors that were read or had to be aligned
+    std::shared_ptr<storage::ReadAhead> read_ahead_;  // null if the file is not mapped
 };
 
 // The metadata entry "format_version", which must be from 1 to `supported`.

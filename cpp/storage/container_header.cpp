@@ -4,6 +4,8 @@
 #include <array>
 #include <limits>
 #include <optional>
+#include <set>
+#include <stdexcept>
 
 #include "storage/checksum.hpp"
 #include "storage/json.hpp"
@@ -156,6 +158,29 @@ void check_entries(Header& header, uint64_t data_bytes, std::string_view file) {
     }
 }
 
+[[noreturn]] void reject(const std::string& problem) { throw std::invalid_argument(problem); }
+
+void check_names(const std::vector<TensorPlan>& tensors, const Metadata& metadata) {
+    std::set<std::string_view> names;
+    for (const TensorPlan& tensor : tensors) {
+        const std::string name = "tensor " + in_quotes(tensor.name);
+        if (!is_utf8(tensor.name)) reject(name + ": the name is not UTF-8");
+        if (!names.insert(tensor.name).second) reject(name + ": the name occurs twice");
+        if (is_reserved(tensor.name)) reject(name + ": the name is taken by the container");
+    }
+    for (const auto& [key, value] : metadata) {
+        const std::string name = "metadata " + in_quotes(key);
+        if (!is_utf8(key) || !is_utf8(value)) reject(name + ": the text is not UTF-8");
+        if (is_checksum_key(key)) reject(name + ": the key is taken by the container");
+    }
+}
+
+uint64_t planned_bytes(const TensorPlan& tensor) {
+    uint64_t bytes = 0;
+    if (!tensor_bytes(tensor.type, tensor.shape, bytes)) reject("tensor " + in_quotes(tensor.name) + " is too large");
+    return bytes;
+}
+
 // The number of a little-endian 64-bit field as a string of 8 bytes.
 std::string little_endian(uint64_t value) {
     std::string bytes;
@@ -203,6 +228,36 @@ bool tensor_bytes(TensorType type, const std::vector<uint64_t>& shape, uint64_t&
 }
 
 bool is_reserved(std::string_view tensor) { return tensor == kMetadata || is_padding(tensor); }
+
+Header plan_header(const std::vector<TensorPlan>& tensors, const Metadata& metadata) {
+    check_names(tensors, metadata);
+    Header header;
+    header.metadata = metadata;
+    header.metadata[std::string(kChecksum)] = checksum_text(0);
+    uint64_t filled = 0;
+    size_t paddings = 0;
+    const auto append = [&](const TensorPlan& tensor, uint64_t bytes) {
+        header.entries.push_back({tensor.name, tensor.type, tensor.shape, filled, filled + bytes});
+        header.metadata[checksum_key(tensor.name)] = checksum_text(0);
+        filled += bytes;
+    };
+    // Those that leave the next one aligned come first, and need no padding.
+    std::vector<TensorPlan> ordered = tensors;
+    std::stable_partition(ordered.begin(), ordered.end(),
+                          [](const TensorPlan& tensor) { return planned_bytes(tensor) % kTensorAlignment == 0; });
+    for (const TensorPlan& tensor : ordered) {
+        if (const uint64_t unaligned = filled % kTensorAlignment; unaligned != 0) {
+            const uint64_t rest = kTensorAlignment - unaligned;
+            append({padding_name(paddings++), TensorType::u8, {rest}}, rest);
+        }
+        append(tensor, planned_bytes(tensor));
+    }
+    return header;
+}
+
+void complete_header(Header& header) {
+    header.metadata[std::string(kChecksum)] = checksum_text(header_checksum(header));
+}
 
 std::string print_header(const Header& header) {
     std::string text = "{";

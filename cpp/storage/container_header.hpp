@@ -1,4 +1,4 @@
-// The header of a container: its text in the file, and its checksum.
+// The header of a container: where its tensors lie, its text in the file, and its checksum.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +38,16 @@ bool tensor_bytes(TensorType type, const std::vector<uint64_t>& shape, uint64_t&
 
 // The longest header text, the limit that other safetensors readers set.
 inline constexpr uint64_t kLongestHeader = 100'000'000;
+
+// The layout of a file of these tensors, with room for the checksums, which are zero until they are known. A wrong
+// name, shape or text is a std::invalid_argument.
+Header plan_header(const std::vector<TensorPlan>& tensors, const Metadata& metadata);
+
+// Bytes of a tensor that are hashed at a time, so that what is done with them next finds them in the cache.
+inline constexpr size_t kSlice = size_t{1} << 20;
+
+// Puts in the checksum of the header, when those of the tensors are in.
+void complete_header(Header& header);
 
 // The length field and the text, padded so that the data begins aligned.
 std::string print_header(const Header& header);

@@ -12,6 +12,7 @@
 #include "storage/container_header.hpp"
 #include "storage/file.hpp"
 #include "storage/json.hpp"
+#include "storage/read_ahead.hpp"
 
 namespace nearfield {
 namespace {
@@ -66,12 +67,14 @@ uint64_t header_length(const std::array<std::byte, 8>& field) {
 struct Container::Source {
     uint64_t size;
     std::function<void(uint64_t offset, std::byte* to, size_t bytes)> read;
-    std::shared_ptr<const std::byte> in_place;  // the whole file in memory, or null if it is to be read
-    std::string_view stays = {};                // the only tensor that is used in place; "": all
+    std::shared_ptr<const std::byte> in_place;                 // the whole file in memory, or null if it is to be read
+    std::string_view stays = {};                               // the only tensor that is used in place; "": all
+    std::shared_ptr<storage::ReadAhead> read_ahead = nullptr;  // of a mapped file
 };
 
 std::shared_ptr<const Container> Container::load(std::string name, const Source& source, bool verify_all) {
     const auto container = std::shared_ptr<Container>(new Container(std::move(name)));
+    container->read_ahead_ = source.read_ahead;
     const std::string& file = container->name_;
 
     std::array<std::byte, 8> length_field;
@@ -116,6 +119,8 @@ std::shared_ptr<const Container> Container::load(std::string name, const Source&
         }
         const bool whole = verify_all || bytes <= kSmallTensor || (read && !source.stays.empty());
         if (has_checksums && whole) {
+            // Without this, the first touch of a small tensor reads megabytes around it.
+            if (bytes <= kSmallTensor) container->advise_needed(data, bytes);
             check_checksum(header, storage::checksum_key(entry.name), storage::checksum({data, bytes}), file);
         }
         if (storage::is_padding(entry.name)) continue;
@@ -136,7 +141,10 @@ std::shared_ptr<const Container> Container::open(const std::filesystem::path& pa
     Source source;
     source.size = file.size();
     source.read = [&file](uint64_t offset, std::byte* to, size_t bytes) { file.read(offset, to, bytes); };
-    if (map && source.size > 0) source.in_place = file.map();
+    if (map && source.size > 0) {
+        source.in_place = file.map();
+        source.read_ahead = std::make_shared<storage::ReadAhead>(source.in_place.get(), source.size);
+    }
     source.stays = map_only;
     return load(storage::display_name(path), source, verify_all || !map);
 }
@@ -168,6 +176,15 @@ const Tensor& Container::tensor(std::string_view name) const {
     const Tensor* const found = find(name);
     if (found == nullptr) fail_format(name_, "tensor " + in_quotes(name), "it is missing");
     return *found;
+}
+
+void Container::advise_random(std::string_view tensor) const {
+    const Tensor* const found = find(tensor);
+    if (read_ahead_ && found != nullptr) read_ahead_->expect_random(found->data, found->bytes);
+}
+
+void Container::advise_needed(const std::byte* data, size_t bytes) const {
+    if (read_ahead_) read_ahead_->expect_all(data, bytes);
 }
 
 uint64_t check_format_version(const Container& container, uint64_t supported) {

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstring>
+#include <stdexcept>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -36,6 +38,9 @@ static_assert(sizeof(size_t) == 8, "a file may be longer than a 32-bit address s
 // The longest single read or write that every system takes.
 constexpr size_t kLongestTransfer = size_t{1} << 30;
 
+constexpr size_t kScratchBuffer = size_t{1} << 20;
+constexpr char kScratch[] = "cannot use a temporary file in";
+
 [[noreturn]] void fail(const char* action, const fs::path& path, std::error_code error) {
     throw fs::filesystem_error(action, path, error);
 }
@@ -48,17 +53,40 @@ constexpr size_t kLongestTransfer = size_t{1} << 30;
 
 int open_to_read(const fs::path& path) { return _wopen(path.c_str(), _O_RDONLY | _O_BINARY | _O_NOINHERIT); }
 
-int open_new(const fs::path& path) {
-    return _wopen(path.c_str(), _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT, _S_IREAD | _S_IWRITE);
+int open_new(const fs::path& path, int flags = 0) {
+    return _wopen(path.c_str(), _O_RDWR | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT | flags, _S_IREAD | _S_IWRITE);
+}
+int open_unnamed(const fs::path& path) { return open_new(path, _O_TEMPORARY | _O_SHORT_LIVED); }
+
+// Transfers at an offset of its own, whatever other threads do with the file: the C library has only one position.
+template <class Call>
+int transfer_at(int fd, uint64_t offset, size_t bytes, Call call) {
+    OVERLAPPED at{};
+    at.Offset = static_cast<DWORD>(offset);
+    at.OffsetHigh = static_cast<DWORD>(offset >> 32);
+    DWORD done = 0;
+    const HANDLE file = reinterpret_cast<HANDLE>(_get_osfhandle(fd));
+    if (call(file, static_cast<DWORD>(bytes), &done, &at)) return static_cast<int>(done);
+    const DWORD code = GetLastError();
+    if (code == ERROR_HANDLE_EOF) return 0;
+    const auto error = std::error_code(static_cast<int>(code), std::system_category()).default_error_condition();
+    errno = error.category() == std::generic_category() ? error.value() : EIO;
+    return -1;
 }
 
 int read_at(int fd, uint64_t offset, std::byte* to, size_t bytes) {
-    if (_lseeki64(fd, static_cast<int64_t>(offset), SEEK_SET) < 0) return -1;
-    return _read(fd, to, static_cast<unsigned>(bytes));
+    return transfer_at(fd, offset, bytes, [to](HANDLE file, DWORD n, DWORD* done, OVERLAPPED* at) {
+        return ReadFile(file, to, n, done, at);
+    });
 }
 
-int write_next(int fd, const std::byte* data, size_t bytes) { return _write(fd, data, static_cast<unsigned>(bytes)); }
-int seek_start(int fd) { return _lseeki64(fd, 0, SEEK_SET) < 0 ? -1 : 0; }
+int write_at(int fd, uint64_t offset, const std::byte* data, size_t bytes) {
+    return transfer_at(fd, offset, bytes, [data](HANDLE file, DWORD n, DWORD* done, OVERLAPPED* at) {
+        return WriteFile(file, data, n, done, at);
+    });
+}
+
+int set_size(int fd, uint64_t bytes) { return _chsize_s(fd, static_cast<int64_t>(bytes)) == 0 ? 0 : -1; }
 int flush(int fd) { return _commit(fd); }
 int close_file(int fd) { return _close(fd); }
 int process_id() { return _getpid(); }
@@ -73,14 +101,30 @@ bool is_directory(const FileStatus& status) { return (status.st_mode & _S_IFMT) 
 // A pipe must not block the opening; a regular file takes no notice.
 int open_to_read(const fs::path& path) { return open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); }
 int open_directory(const fs::path& path) { return open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY); }
-int open_new(const fs::path& path) { return open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666); }
+int open_new(const fs::path& path) { return open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666); }
+
+int open_unnamed(const fs::path& path) {
+    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd >= 0) unlink(path.c_str());
+    return fd;
+}
 
 ssize_t read_at(int fd, uint64_t offset, std::byte* to, size_t bytes) {
     return pread(fd, to, bytes, static_cast<off_t>(offset));
 }
 
-ssize_t write_next(int fd, const std::byte* data, size_t bytes) { return ::write(fd, data, bytes); }
-int seek_start(int fd) { return lseek(fd, 0, SEEK_SET) < 0 ? -1 : 0; }
+ssize_t write_at(int fd, uint64_t offset, const std::byte* data, size_t bytes) {
+    return pwrite(fd, data, bytes, static_cast<off_t>(offset));
+}
+
+int set_size(int fd, uint64_t bytes) {
+#ifdef __linux__
+    // A disk that is too small says so now, and the parts of the file lie together in whatever order they are written.
+    if (fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0) return 0;
+    if (errno != EOPNOTSUPP && errno != ENOSYS) return -1;
+#endif
+    return ftruncate(fd, static_cast<off_t>(bytes));
+}
 
 int flush(int fd) {
 #ifdef F_FULLFSYNC
@@ -116,6 +160,46 @@ auto changing(Call call) {
         return decltype(call()){-1};
     }
     return uninterrupted(call);
+}
+
+// Reads a range, and returns how much of it the file holds.
+size_t read_range(const Descriptor& file, uint64_t offset, std::byte* to, size_t bytes, const char* action,
+                  const fs::path& path) {
+    size_t filled = 0;
+    while (filled < bytes) {
+        const auto done = uninterrupted([&] {
+            return read_at(file.get(), offset + filled, to + filled, std::min(bytes - filled, kLongestTransfer));
+        });
+        if (done < 0) fail(action, path, errno);
+        if (done == 0) break;
+        filled += static_cast<size_t>(done);
+    }
+    return filled;
+}
+
+void write_range(const Descriptor& file, uint64_t offset, const std::byte* data, size_t bytes, const char* action,
+                 const fs::path& path) {
+    while (bytes > 0) {
+        const auto done =
+            changing([&] { return write_at(file.get(), offset, data, std::min(bytes, kLongestTransfer)); });
+        if (done < 0) fail(action, path, errno);
+        offset += static_cast<uint64_t>(done);
+        data += done;
+        bytes -= static_cast<size_t>(done);
+    }
+}
+
+// Creates a file of a name that is free with one of the calls above; returns its path, or "" and errno.
+template <class Open>
+fs::path create_temporary(const fs::path& directory, Descriptor& file, Open open_file) {
+    static std::atomic<unsigned> counter{0};
+    while (true) {
+        fs::path path =
+            directory / (".nearfield-" + std::to_string(process_id()) + "-" + std::to_string(counter++) + ".tmp");
+        file.set(changing([&] { return open_file(path); }));
+        if (file.get() >= 0) return path;
+        if (errno != EEXIST) return {};
+    }
 }
 
 // Where writing to `path` arrives when symbolic links are followed; it need not exist.
@@ -156,14 +240,8 @@ InputFile::InputFile(const fs::path& path) : path_(path), file_(uninterrupted([&
 }
 
 void InputFile::read(uint64_t offset, std::byte* to, size_t bytes) const {
-    while (bytes > 0) {
-        const auto done =
-            uninterrupted([&] { return read_at(file_.get(), offset, to, std::min(bytes, kLongestTransfer)); });
-        if (done < 0) fail("cannot read", path_, errno);
-        if (done == 0) fail_format(display_name(path_), "file", "it became shorter while it was read");
-        offset += static_cast<uint64_t>(done);
-        to += done;
-        bytes -= static_cast<size_t>(done);
+    if (read_range(file_, offset, to, bytes, "cannot read", path_) < bytes) {
+        fail_format(display_name(path_), "file", "it became shorter while it was read");
     }
 }
 
@@ -204,36 +282,25 @@ ReplacementFile::~ReplacementFile() {
 }
 
 void ReplacementFile::create() {
-    static std::atomic<unsigned> counter{0};
     const fs::path directory = target_.has_parent_path() ? target_.parent_path() : fs::path(".");
 #ifndef _WIN32
     directory_.set(changing([&] { return open_directory(directory); }));
     if (directory_.get() < 0) fail("cannot save", named_, errno);
 #endif
-    while (true) {
-        const std::string name =
-            ".nearfield-" + std::to_string(process_id()) + "-" + std::to_string(counter++) + ".tmp";
-        fs::path path = directory / name;
-        file_.set(changing([&] { return open_new(path); }));
-        if (file_.get() >= 0) {
-            temporary_ = std::move(path);
-            return;
-        }
-        if (errno != EEXIST) fail("cannot save", named_, errno);
-    }
+    temporary_ = create_temporary(directory, file_, [](const fs::path& path) { return open_new(path); });
+    if (temporary_.empty()) fail("cannot save", named_, errno);
 }
 
-void ReplacementFile::write(const std::byte* data, size_t bytes) {
-    while (bytes > 0) {
-        const auto done = changing([&] { return write_next(file_.get(), data, std::min(bytes, kLongestTransfer)); });
-        if (done < 0) fail("cannot save", named_, errno);
-        data += done;
-        bytes -= static_cast<size_t>(done);
-    }
+void ReplacementFile::reserve(uint64_t bytes) {
+    if (changing([&] { return set_size(file_.get(), bytes); }) != 0) fail("cannot save", named_, errno);
 }
 
-void ReplacementFile::rewind() {
-    if (seek_start(file_.get()) != 0) fail("cannot save", named_, errno);
+void ReplacementFile::write(uint64_t offset, const std::byte* data, size_t bytes) {
+    write_range(file_, offset, data, bytes, "cannot save", named_);
+}
+
+void ReplacementFile::read(uint64_t offset, std::byte* to, size_t bytes) const {
+    if (read_range(file_, offset, to, bytes, "cannot save", named_) < bytes) fail("cannot save", named_, EIO);
 }
 
 void ReplacementFile::commit() {
@@ -248,6 +315,39 @@ void ReplacementFile::commit() {
     // Some file systems cannot sync a directory and need not.
     if (changing([&] { return fsync(directory_.get()); }) != 0 && errno != EINVAL) fail("cannot save", named_, errno);
 #endif
+}
+
+ScratchFile::ScratchFile(const fs::path& directory) : directory_(directory) {
+    if (create_temporary(directory, file_, open_unnamed).empty()) fail(kScratch, directory, errno);
+}
+
+void ScratchFile::append(const std::byte* data, size_t bytes) {
+    if (bytes > kScratchBuffer - buffer_.size()) {
+        write_range(file_, size_ - buffer_.size(), buffer_.data(), buffer_.size(), kScratch, directory_);
+        buffer_.clear();
+    }
+    if (bytes > kScratchBuffer) {
+        write_range(file_, size_, data, bytes, kScratch, directory_);
+    } else {
+        buffer_.insert(buffer_.end(), data, data + bytes);
+    }
+    size_ += bytes;
+}
+
+void ScratchFile::read(uint64_t offset, std::byte* to, size_t bytes) const {
+    if (offset > size_ || bytes > size_ - offset) {
+        throw std::invalid_argument("bytes from " + std::to_string(offset) + " to " + std::to_string(offset + bytes) +
+                                    " of a scratch file of " + std::to_string(size_));
+    }
+    const uint64_t written = size_ - buffer_.size();
+    if (offset < written) {
+        const size_t part = static_cast<size_t>(std::min<uint64_t>(bytes, written - offset));
+        if (read_range(file_, offset, to, part, kScratch, directory_) < part) fail(kScratch, directory_, EIO);
+        offset += part;
+        to += part;
+        bytes -= part;
+    }
+    if (bytes > 0) std::memcpy(to, buffer_.data() + (offset - written), bytes);
 }
 
 }  // namespace nearfield::storage

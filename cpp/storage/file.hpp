@@ -56,8 +56,11 @@ class ReplacementFile {
     ReplacementFile& operator=(const ReplacementFile&) = delete;
     ~ReplacementFile();
 
-    void write(const std::byte* data, size_t bytes);
-    void rewind();  // the next write overwrites the start
+    // Gives the file its length, where nothing is written zeros, and the disk's room for it where the system can.
+    void reserve(uint64_t bytes);
+    // At any offset; threads may write different ranges, and read what nobody writes, at the same time.
+    void write(uint64_t offset, const std::byte* data, size_t bytes);
+    void read(uint64_t offset, std::byte* to, size_t bytes) const;
     void commit();  // makes it durable under the target's name
 
   private:

@@ -11,9 +11,12 @@
 #include <iterator>
 #include <new>
 #include <random>
+#include <thread>
 
 #include "storage/checksum.hpp"
+#include "storage/container_builder.hpp"
 #include "storage/fault.hpp"
+#include "temporary_directory.hpp"
 
 #ifndef _WIN32
 #include <sys/stat.h>
@@ -23,9 +26,11 @@
 
 namespace fs = std::filesystem;
 using nearfield::Container;
+using nearfield::ContainerBuilder;
 using nearfield::FileFormatError;
 using nearfield::Metadata;
 using nearfield::Tensor;
+using nearfield::TensorPlan;
 using nearfield::TensorSource;
 using nearfield::TensorType;
 namespace storage = nearfield::storage;
@@ -129,14 +134,6 @@ Bytes file_of(const std::string& header, size_t data_bytes, uint64_t claimed_len
     return bytes;
 }
 Bytes file_of(const std::string& header, size_t data_bytes) { return file_of(header, data_bytes, header.size()); }
-
-// A directory that is empty at first and removed at the end.
-struct TemporaryDirectory {
-    fs::path path = fs::temp_directory_path() / ("nearfield-test-" + std::to_string(std::random_device{}()));
-    TemporaryDirectory() { fs::create_directory(path); }
-    ~TemporaryDirectory() { fs::remove_all(path); }
-    size_t files() const { return static_cast<size_t>(std::distance(fs::directory_iterator(path), {})); }
-};
 
 // Tensors of assorted types and sizes over the numbers seed, seed + 1, ...
 struct Sample {
@@ -633,6 +630,164 @@ void test_links_and_mode() {
 }
 #endif
 
+// ---------------------------------------------------------------------------------------------------------------------
+
+std::vector<TensorPlan> plans_of(const Sample& sample) {
+    std::vector<TensorPlan> plans;
+    for (const TensorSource& tensor : sample.tensors) plans.push_back({tensor.name, tensor.type, tensor.shape});
+    return plans;
+}
+
+Bytes joined(const TensorSource& tensor) {
+    Bytes bytes;
+    for (const auto& piece : tensor.pieces) bytes.insert(bytes.end(), piece.begin(), piece.end());
+    return bytes;
+}
+
+// Writes all tensors in pieces of up to 30,000 bytes, in an order of its own.
+void build(ContainerBuilder& builder, const Sample& sample, unsigned seed) {
+    struct Piece {
+        const TensorSource* tensor;
+        size_t offset, bytes;
+    };
+    std::mt19937 random(seed);
+    std::vector<Piece> pieces;
+    for (const TensorSource& tensor : sample.tensors) {
+        const size_t bytes = joined(tensor).size();
+        for (size_t offset = 0; offset < bytes;) {
+            pieces.push_back({&tensor, offset, std::min<size_t>(1 + random() % 30000, bytes - offset)});
+            offset += pieces.back().bytes;
+        }
+    }
+    std::shuffle(pieces.begin(), pieces.end(), random);
+    for (const Piece& piece : pieces) {
+        builder.write(piece.tensor->name, piece.offset, joined(*piece.tensor).data() + piece.offset, piece.bytes);
+    }
+}
+
+// The file is the one of write_container, whatever the order of the pieces.
+void test_builder() {
+    const TemporaryDirectory directory;
+    const fs::path path = directory.path / "built";
+    for (uint64_t large_rows : {0u, 1u, 1999u}) {
+        const Sample sample(13, large_rows);
+        for (unsigned seed = 0; seed < 5; ++seed) {
+            ContainerBuilder builder(path, plans_of(sample), sample.metadata);
+            build(builder, sample, seed);
+            for (const TensorSource& tensor : sample.tensors) {
+                const Bytes expected = joined(tensor);
+                Bytes read(expected.size());
+                builder.read(tensor.name, 0, read.data(), read.size());
+                CHECK(read == expected);
+                if (expected.size() < 5) continue;
+                builder.read(tensor.name, 3, read.data(), 2);
+                CHECK(std::equal(read.begin(), read.begin() + 2, expected.begin() + 3));
+            }
+            builder.commit();
+            CHECK(read_file(path) == sample.bytes() && directory.files() == 1);
+        }
+    }
+    {
+        ContainerBuilder builder(path, {}, {{"nothing", "else"}});
+        builder.commit();
+        CHECK(Container::open(path, true, true)->metadata("nothing") == "else");
+    }
+    // Tensors longer than what is hashed at a time, written by several threads; what is not written is zero.
+    const size_t bytes = (size_t{5} << 20) + 100, thread_bytes = bytes / 4;
+    Bytes memory(bytes);
+    for (size_t i = 0; i < 4 * thread_bytes; ++i) memory[i] = static_cast<std::byte>(i * 2654435761u >> 13);
+    const Bytes zeros(70'000);
+    ContainerBuilder builder(path, {{"a", TensorType::u8, {bytes}}, {"zeros", TensorType::i8, {zeros.size()}}}, {});
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < 4; ++t) {
+        threads.emplace_back([&, t] {
+            Bytes read(10'000);
+            for (size_t at = t * thread_bytes; at < (t + 1) * thread_bytes; at += read.size()) {
+                const size_t n = std::min(read.size(), (t + 1) * thread_bytes - at);
+                builder.write("a", at, memory.data() + at, n);
+                builder.read("a", at, read.data(), n);
+                CHECK(std::equal(read.begin(), read.begin() + static_cast<ptrdiff_t>(n), memory.data() + at));
+            }
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    size_t checkpoints = 0;
+    builder.commit([&] { ++checkpoints; });
+    CHECK(checkpoints >= 6);
+    const Bytes built = read_file(path);
+    nearfield::write_container(
+        path, {{"a", TensorType::u8, {bytes}, {memory}}, {"zeros", TensorType::i8, {zeros.size()}, {zeros}}}, {});
+    CHECK(built == read_file(path));
+}
+
+void test_builder_arguments() {
+    const TemporaryDirectory directory;
+    const fs::path path = directory.path / "built";
+    const auto plan = [&](const std::vector<TensorPlan>& tensors, const Metadata& metadata) {
+        return rejects([&] { const ContainerBuilder builder(path, tensors, metadata); });
+    };
+    const TensorPlan tensor{"t", TensorType::u16, {3}};
+    CHECK(!plan({tensor}, {}));
+    CHECK(plan({tensor, tensor}, {}) && plan({{"_pad0", TensorType::u8, {1}}}, {}));
+    CHECK(plan({{"t", TensorType::u8, {1ull << 62, 4}}}, {}) && plan({tensor}, {{"checksum", ""}}));
+
+    ContainerBuilder builder(path, {tensor, {"padded", TensorType::u8, {100}}, {"last", TensorType::u8, {1}}}, {});
+    std::byte bytes[8] = {};
+    const auto wrong = [&](std::string_view name, uint64_t offset, size_t n) {
+        return rejects([&] { builder.write(name, offset, bytes, n); }) &&
+               rejects([&] { builder.read(name, offset, bytes, n); });
+    };
+    CHECK(!wrong("t", 6, 0) && !wrong("t", 0, 6) && !wrong("last", 0, 1));
+    CHECK(wrong("t", 0, 7) && wrong("t", 7, 0) && wrong("t", 5, 2) && wrong("t", ~0ull, 2) && wrong("last", 1, 1));
+    CHECK(wrong("u", 0, 1) && wrong("_pad0", 0, 1) && wrong("", 0, 0));
+    const fs::path missing = directory.path / "missing" / "file";
+    CHECK(system_error_of([&] { const ContainerBuilder other(missing, {}, {}); }, missing) == ENOENT);
+    CHECK(system_error_of([&] { const ContainerBuilder other(directory.path, {}, {}); }, directory.path) == EISDIR);
+}
+
+// Nothing stays of a file that was not finished, and the old one stays as it was.
+void test_builder_without_commit() {
+    const TemporaryDirectory directory;
+    const fs::path path = directory.path / "built";
+    const Sample old_sample(14), sample(15, 1999);
+    for (bool exists : {false, true}) {
+        if (exists) nearfield::write_container(path, old_sample.tensors, old_sample.metadata);
+        {
+            ContainerBuilder builder(path, plans_of(sample), sample.metadata);
+            build(builder, sample, 1);
+            CHECK(directory.files() == (exists ? 2 : 1));
+        }
+        CHECK(directory.files() == (exists ? 1 : 0));
+        for (int call : {1, 2}) {
+            ContainerBuilder builder(path, plans_of(sample), sample.metadata);
+            build(builder, sample, 2);
+            bool caught = false;
+            int calls = 0;
+            try {
+                builder.commit([&] {
+                    if (++calls == call) throw 1;
+                });
+            } catch (int) {
+                caught = true;
+            }
+            CHECK(caught && fs::exists(path) == exists);
+        }
+        CHECK(directory.files() == (exists ? 1 : 0));
+        if (exists) CHECK(holds(*Container::open(path, false, true), old_sample));
+    }
+    // A commit that was interrupted can be made again.
+    ContainerBuilder builder(path, plans_of(sample), sample.metadata);
+    build(builder, sample, 3);
+    bool caught = false;
+    try {
+        builder.commit([] { throw 1; });
+    } catch (int) {
+        caught = true;
+    }
+    builder.commit();
+    CHECK(caught && read_file(path) == sample.bytes());
+}
+
 // Whether the last call of a save syncs the directory, when the new file is in place.
 #ifdef _WIN32
 constexpr bool kSyncsDirectory = false;
@@ -640,16 +795,26 @@ constexpr bool kSyncsDirectory = false;
 constexpr bool kSyncsDirectory = true;
 #endif
 
-void test_failing_saves() {
+// Every way to put the sample into a new file at `path` or in place of an old one.
+void save_at_once(const fs::path& path, const Sample& sample) {
+    nearfield::write_container(path, sample.tensors, sample.metadata);
+}
+void save_in_pieces(const fs::path& path, const Sample& sample) {
+    ContainerBuilder builder(path, plans_of(sample), sample.metadata);
+    build(builder, sample, 7);
+    builder.commit();
+}
+
+void test_failing_saves(void (*save_sample)(const fs::path& path, const Sample& sample)) {
     const TemporaryDirectory directory;
     const fs::path path = directory.path / "index";
     const Sample old_sample(11), new_sample(12, 1500);
-    const auto save = [&](const Sample& sample) { nearfield::write_container(path, sample.tensors, sample.metadata); };
+    const auto save = [&](const Sample& sample) { save_sample(path, sample); };
 
     storage::set_fault(storage::Fault::fail);
     save(new_sample);
     const uint64_t calls = storage::fault_calls();
-    CHECK(calls > 8);
+    CHECK(calls > 5);
     for (uint64_t call = 1; call <= calls; ++call) {
         for (bool exists : {false, true}) {
             storage::set_fault(storage::Fault::off);
@@ -680,10 +845,13 @@ void test_failing_saves() {
         CHECK(holds(*Container::open(path, false, true), call < calls ? old_sample : new_sample));
     }
 #endif
-    // A sink that throws.
+}
+
+void test_throwing_sink() {
+    const Sample sample(12);
     bool caught = false;
     try {
-        nearfield::write_container([](const std::byte*, size_t) { throw 1; }, new_sample.tensors, new_sample.metadata);
+        nearfield::write_container([](const std::byte*, size_t) { throw 1; }, sample.tensors, sample.metadata);
     } catch (int) {
         caught = true;
     }
@@ -708,6 +876,11 @@ int main(int argc, char** argv) {
 #ifndef _WIN32
     test_links_and_mode();
 #endif
-    test_failing_saves();
+    test_builder();
+    test_builder_arguments();
+    test_builder_without_commit();
+    test_failing_saves(save_at_once);
+    test_failing_saves(save_in_pieces);
+    test_throwing_sink();
     return 0;
 }
