@@ -17,7 +17,7 @@
 using namespace nearfield;
 
 struct nearfield_index {
-    std::unique_ptr<Flat> flat;
+    std::unique_ptr<Index> index;
 };
 
 struct nearfield_filter {
@@ -107,7 +107,7 @@ void check_count(size_t given, size_t held, const std::string& what) {
     throw InvalidInput("n: " + std::to_string(given) + " given, the index holds " + std::to_string(held) + " " + what);
 }
 
-Flat& flat_of(const nearfield_index* index) { return *required(index, "index")->flat; }
+Index& index_of(const nearfield_index* handle) { return *required(handle, "index")->index; }
 
 // The caller's options as this version knows them: fields behind the end of a shorter struct hold 0, and those of a
 // longer one, from a later version, must be 0.
@@ -230,7 +230,7 @@ nearfield_status nearfield_open(const char* path, const nearfield_open_options* 
         if (wanted.mmap < 0 || wanted.mmap > 2) {
             throw InvalidInput("mmap: " + std::to_string(wanted.mmap) + " given, expected 0, 1 or 2");
         }
-        return Flat::load(
+        return Index::load(
             Container::open(path_of(path), wanted.mmap != 0, wanted.verify != 0, wanted.mmap == 2 ? "rerank" : ""));
     });
 }
@@ -238,7 +238,7 @@ nearfield_status nearfield_open(const char* path, const nearfield_open_options* 
 nearfield_status nearfield_open_memory(const void* data, size_t bytes, nearfield_index** index) {
     return make(index, "index", [&] {
         const auto* first = static_cast<const std::byte*>(array_of(data, bytes, "data"));
-        return Flat::load(Container::from_bytes({first, bytes}));
+        return Index::load(Container::from_bytes({first, bytes}));
     });
 }
 
@@ -251,7 +251,7 @@ void nearfield_close(nearfield_index* index) { delete index; }
 nearfield_status nearfield_train(nearfield_index* index, const nearfield_vectors* sample,
                                  const nearfield_learned* given, size_t n_given, const char* version) {
     return guarded([&] {
-        Flat& flat = flat_of(index);
+        Index& own = index_of(index);
         Learned learned;
         array_of(given, n_given, "given");
         for (const nearfield_learned& one : std::span(given, n_given)) {
@@ -259,17 +259,17 @@ nearfield_status nearfield_train(nearfield_index* index, const nearfield_vectors
             array_of(one.data, one.n, name);
             learned[name].assign(one.data, one.data + one.n);
         }
-        flat.train(vectors_of(sample, "sample"), text_or(version, ""), std::move(learned));
+        own.train(vectors_of(sample, "sample"), text_or(version, ""), std::move(learned), {});
     });
 }
 
 nearfield_status nearfield_add(nearfield_index* index, const nearfield_vectors* vectors, const int64_t* ids,
                                int64_t* given, const nearfield_write_options* options) {
     return guarded([&] {
-        Flat& flat = flat_of(index);
+        Index& own = index_of(index);
         const nearfield_write_options wanted = options_of(options);
         const std::vector<int64_t> added =
-            flat.add(vectors_of(vectors, "vectors"), ids, text_or(wanted.version, ""), {}, {wanted.threads, nullptr});
+            own.add(vectors_of(vectors, "vectors"), ids, text_or(wanted.version, ""), {}, {wanted.threads, nullptr});
         if (given != nullptr) copy(added, given);
     });
 }
@@ -277,14 +277,14 @@ nearfield_status nearfield_add(nearfield_index* index, const nearfield_vectors* 
 nearfield_status nearfield_update(nearfield_index* index, const int64_t* ids, const nearfield_vectors* vectors,
                                   const nearfield_write_options* options) {
     return guarded([&] {
-        Flat& flat = flat_of(index);
+        Index& own = index_of(index);
         const Vectors values = vectors_of(vectors, "vectors");
-        flat.update(array_of(ids, values.n, "ids"), values, {options_of(options).threads, nullptr});
+        own.update(array_of(ids, values.n, "ids"), values, {options_of(options).threads, nullptr});
     });
 }
 
 nearfield_status nearfield_remove(nearfield_index* index, const int64_t* ids, size_t n) {
-    return guarded([&] { flat_of(index).remove(array_of(ids, n, "ids"), n); });
+    return guarded([&] { index_of(index).remove(array_of(ids, n, "ids"), n); });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -293,17 +293,17 @@ nearfield_status nearfield_remove(nearfield_index* index, const int64_t* ids, si
 
 nearfield_status nearfield_filter_ids(const nearfield_index* index, const int64_t* ids, size_t n,
                                       nearfield_filter** filter) {
-    return make(filter, "filter", [&] { return flat_of(index).filter_of_ids(array_of(ids, n, "ids"), n); });
+    return make(filter, "filter", [&] { return index_of(index).filter_of_ids(array_of(ids, n, "ids"), n); });
 }
 
 nearfield_status nearfield_filter_mask(const nearfield_index* index, const uint8_t* mask, size_t n,
                                        nearfield_filter** filter) {
     return make(filter, "filter", [&] {
-        const Flat& flat = flat_of(index);
+        const Index& own = index_of(index);
         array_of(mask, n, "mask");
         const auto allowed = std::make_unique<bool[]>(n);
         std::transform(mask, mask + n, allowed.get(), [](uint8_t byte) { return byte != 0; });
-        return flat.filter_of_mask(allowed.get(), n);
+        return own.filter_of_mask(allowed.get(), n);
     });
 }
 
@@ -313,13 +313,13 @@ nearfield_status nearfield_search(const nearfield_index* index, const nearfield_
                                   const nearfield_search_options* options, int64_t* ids, float* scores,
                                   int64_t* counts) {
     return guarded([&] {
-        const Flat& flat = flat_of(index);
+        const Index& own = index_of(index);
         const Vectors vectors = vectors_of(queries, "queries");
         const nearfield_search_options wanted = options_of(options);
         const size_t places = std::min(vectors.n, k);  // 0 if either is
         array_of(ids, places, "ids");
         array_of(scores, places, "scores");
-        const SearchResult result = flat.search(vectors, k, search_options_of(wanted), {wanted.threads, nullptr});
+        const SearchResult result = own.search(vectors, k, search_options_of(wanted), {wanted.threads, nullptr});
         copy(result.ids, ids);
         copy(result.scores, scores);
         if (counts != nullptr) copy(result.counts, counts);
@@ -329,9 +329,9 @@ nearfield_status nearfield_search(const nearfield_index* index, const nearfield_
 nearfield_status nearfield_range_search(const nearfield_index* index, const nearfield_vectors* queries, double radius,
                                         const nearfield_search_options* options, nearfield_range_hits** hits) {
     return make(hits, "hits", [&] {
-        const Flat& flat = flat_of(index);
+        const Index& own = index_of(index);
         const nearfield_search_options wanted = options_of(options);
-        return flat.range_search(vectors_of(queries, "queries"), radius, search_options_of(wanted),
+        return own.range_search(vectors_of(queries, "queries"), radius, search_options_of(wanted),
                                  {wanted.threads, nullptr});
     });
 }
@@ -353,12 +353,12 @@ void nearfield_range_hits_free(nearfield_range_hits* hits) { delete hits; }
 nearfield_status nearfield_score(const nearfield_index* index, const nearfield_vectors* queries, const int64_t* ids,
                                  size_t m, int per_query, size_t threads, float* scores) {
     return guarded([&] {
-        const Flat& flat = flat_of(index);
+        const Index& own = index_of(index);
         const Vectors vectors = vectors_of(queries, "queries");
         const size_t places = std::min(vectors.n, m);  // 0 if either is
         array_of(ids, per_query != 0 ? places : m, "ids");
         array_of(scores, places, "scores");
-        copy(flat.score(vectors, ids, m, per_query != 0, std::nullopt, {threads, nullptr}), scores);
+        copy(own.score(vectors, ids, m, per_query != 0, std::nullopt, {threads, nullptr}), scores);
     });
 }
 
@@ -369,27 +369,27 @@ nearfield_status nearfield_score(const nearfield_index* index, const nearfield_v
 nearfield_status nearfield_set_tuning(nearfield_index* index, const nearfield_tuning_entry* entries, size_t n, size_t k,
                                       size_t queries) {
     return guarded([&] {
-        Flat& flat = flat_of(index);
+        Index& own = index_of(index);
         Tuning tuning{k, "given", queries, {}};
         array_of(entries, n, "entries");
         for (const nearfield_tuning_entry& entry : std::span(entries, n)) {
-            tuning.table.push_back({entry.recall, entry.measured, entry.value});
+            tuning.table.push_back({entry.recall, entry.measured, entry.value, 0});
         }
-        flat.set_tuning(std::move(tuning));
+        own.set_tuning(std::move(tuning));
     });
 }
 
 size_t nearfield_tuning_size(const nearfield_index* index) {
-    return value_of<size_t>([&] { return flat_of(index).tuning().table.size(); });
+    return value_of<size_t>([&] { return index_of(index).tuning().table.size(); });
 }
 
 nearfield_status nearfield_tuning(const nearfield_index* index, nearfield_tuning_entry* entries, size_t n) {
     return guarded([&] {
-        const std::vector<Tuning::Entry> table = flat_of(index).tuning().table;
+        const std::vector<Tuning::Entry> table = index_of(index).tuning().table;
         check_count(n, table.size(), "entries of tuning");
         array_of(entries, n, "entries");
         std::transform(table.begin(), table.end(), entries, [](const Tuning::Entry& entry) {
-            return nearfield_tuning_entry{entry.recall, entry.measured, entry.value};
+            return nearfield_tuning_entry{entry.recall, entry.measured, entry.oversample};
         });
     });
 }
@@ -401,66 +401,66 @@ nearfield_status nearfield_tuning(const nearfield_index* index, nearfield_tuning
 const char* nearfield_kind(const nearfield_index* index) { return index != nullptr ? "flat" : nullptr; }
 
 const char* nearfield_metric(const nearfield_index* index) {
-    return value_of<const char*>([&] { return metric_name(flat_of(index).options().metric).data(); });
+    return value_of<const char*>([&] { return metric_name(index_of(index).options().metric).data(); });
 }
 
 const char* nearfield_codec(const nearfield_index* index) {
-    return value_of<const char*>([&] { return flat_of(index).options().codec.name.c_str(); });
+    return value_of<const char*>([&] { return index_of(index).options().codec.name.c_str(); });
 }
 
 const char* nearfield_codec_parameter(const nearfield_index* index, const char* name) {
-    return value_of<const char*>([&] { return parameter_of(flat_of(index).options().codec, name); });
+    return value_of<const char*>([&] { return parameter_of(index_of(index).options().codec, name); });
 }
 
 const char* nearfield_rerank(const nearfield_index* index) {
-    return value_of<const char*>([&] { return flat_of(index).options().rerank.name.c_str(); });
+    return value_of<const char*>([&] { return index_of(index).options().rerank.name.c_str(); });
 }
 
 const char* nearfield_rerank_parameter(const nearfield_index* index, const char* name) {
-    return value_of<const char*>([&] { return parameter_of(flat_of(index).options().rerank, name); });
+    return value_of<const char*>([&] { return parameter_of(index_of(index).options().rerank, name); });
 }
 
 size_t nearfield_dim(const nearfield_index* index) {
-    return value_of<size_t>([&] { return flat_of(index).options().dim; });
+    return value_of<size_t>([&] { return index_of(index).options().dim; });
 }
 
 size_t nearfield_size(const nearfield_index* index) {
-    return value_of<size_t>([&] { return flat_of(index).size(); });
+    return value_of<size_t>([&] { return index_of(index).size(); });
 }
 
 size_t nearfield_nbytes(const nearfield_index* index) {
-    return value_of<size_t>([&] { return flat_of(index).nbytes(); });
+    return value_of<size_t>([&] { return index_of(index).nbytes(); });
 }
 
 int nearfield_contains(const nearfield_index* index, int64_t id) {
-    return value_of<int>([&] { return flat_of(index).contains(id) ? 1 : 0; });
+    return value_of<int>([&] { return index_of(index).contains(id) ? 1 : 0; });
 }
 
 nearfield_status nearfield_ids(const nearfield_index* index, int64_t* ids, size_t n) {
     return guarded([&] {
-        const std::vector<int64_t> all = flat_of(index).ids();
+        const std::vector<int64_t> all = index_of(index).ids();
         check_count(n, all.size(), "vectors");
         copy(all, array_of(ids, n, "ids"));
     });
 }
 
 size_t nearfield_code_bytes(const nearfield_index* index) {
-    return value_of<size_t>([&] { return flat_of(index).code_bytes(); });
+    return value_of<size_t>([&] { return index_of(index).code_bytes(); });
 }
 
 nearfield_status nearfield_codes(const nearfield_index* index, const int64_t* ids, size_t n, uint8_t* codes) {
     return guarded([&] {
-        const Flat& flat = flat_of(index);
+        const Index& own = index_of(index);
         array_of(codes, n, "codes");
-        copy(flat.codes(array_of(ids, n, "ids"), n), codes);
+        copy(own.codes(array_of(ids, n, "ids"), n), codes);
     });
 }
 
 nearfield_status nearfield_reconstruct(const nearfield_index* index, const int64_t* ids, size_t n, float* vectors) {
     return guarded([&] {
-        const Flat& flat = flat_of(index);
+        const Index& own = index_of(index);
         array_of(vectors, n, "vectors");
-        copy(flat.reconstruct(array_of(ids, n, "ids"), n), vectors);
+        copy(own.reconstruct(array_of(ids, n, "ids"), n), vectors);
     });
 }
 
@@ -469,13 +469,13 @@ nearfield_status nearfield_reconstruct(const nearfield_index* index, const int64
 // ---------------------------------------------------------------------------------------------------------------------
 
 nearfield_status nearfield_save(const nearfield_index* index, const char* path) {
-    return guarded([&] { flat_of(index).save(path_of(path)); });
+    return guarded([&] { index_of(index).save(path_of(path)); });
 }
 
 nearfield_status nearfield_save_to(const nearfield_index* index, nearfield_write_function write, void* context) {
     return guarded([&] {
         required(write, "write");
-        flat_of(index).save([&](const std::byte* data, size_t bytes) {
+        index_of(index).save([&](const std::byte* data, size_t bytes) {
             const int refused = write(context, data, bytes);
             if (refused != 0) throw WriteStopped("write: the function returned " + std::to_string(refused));
         });

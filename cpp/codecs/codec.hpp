@@ -54,12 +54,14 @@ struct Rows {
     size_t stride;
 };
 
-// n packed codes with their factors around one centre; `center` is the distance from the query to that centre, for
-// codecs that code residuals (0 for those of flat arrays).
+// n packed codes with their factors. Codes of residuals lie around one centre: `center` is the distance from the (only)
+// query to it, and `corrections` are added to the distances of the rows; float32 may lose `rounding` of these sums.
 struct Block {
     const std::byte* data;
     size_t n;
     float center = 0;
+    const float* corrections = nullptr;
+    float rounding = 0;
 };
 
 // A code of a block that may belong to the answer: its true distance lies in [low, high].
@@ -127,6 +129,9 @@ class Codec {
     // Bytes of a row; how many of them, at its end, are read only for rows that a scan leaves open.
     virtual size_t row_bytes() const = 0;
     virtual size_t fine_bytes() const { return 0; }
+    // Whether the codec gains by coding what is left of vectors beside a centroid in place of the vectors. It then does
+    // so as a codec for inner products, and its scans take blocks with a centre.
+    virtual bool codes_residuals() const { return false; }
     // How many rows make up a group of a block, in which their codes may be interleaved; a block of n rows takes
     // ceil(n / group) groups. Blocks hold rows without their fine bytes.
     virtual size_t group() const { return 1; }

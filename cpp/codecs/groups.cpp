@@ -97,8 +97,9 @@ GroupQuery::Spread GroupQuery::spread_of(const Terms& t) {
     return {kRounding * std::abs(t.base), t.error + 2 * kRounding * t.norm, kRounding * t.square};
 }
 
-kernels::Factors GroupQuery::factors_of(const std::byte* group) const {
-    return {factor(group, roles_.add, kZeros), factor(group, roles_.mul, kOnes.data()),
+// Where there are corrections, the rows have no `add` of their own: that is a part of l2 only.
+kernels::Factors GroupQuery::factors_of(const std::byte* group, const float* corrections) const {
+    return {corrections ? corrections : factor(group, roles_.add, kZeros), factor(group, roles_.mul, kOnes.data()),
             factor(group, roles_.off, kZeros), factor(group, roles_.err, kZeros)};
 }
 
@@ -121,11 +122,11 @@ void GroupQuery::score_block(Block block, float* out) const noexcept {
         const size_t count = std::min(tile_, width() - first);
         for (size_t start = 0; start < block.n; start += kGroup) {
             const std::byte* group = block.data + start / kGroup * layout_.group_bytes();
-            const kernels::Factors factors = factors_of(group);
+            const kernels::Factors factors = factors_of(group, block.corrections ? block.corrections + start : nullptr);
             sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
             for (size_t q = 0; q < count; ++q) {
                 const Terms& t = terms_[first + q];
-                const kernels::Estimate query{t.base, t.scale, t.shift, t.tilt, t.slack, kInfinity};
+                const kernels::Estimate query{t.base + block.center, t.scale, t.shift, t.tilt, t.slack, kInfinity};
                 kernels::active().codes.estimate(sums + q * kGroup, &factors, &query, 1, &survivors, distances);
                 std::copy_n(distances, std::min(kGroup, block.n - start), out + (first + q) * block.n + start);
             }
@@ -149,15 +150,16 @@ void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
         const size_t count = std::min(tile_, width() - first);
         for (size_t q = 0; q < count; ++q) {
             const Terms& t = terms_[first + q];
-            queries[q] = {t.base, t.scale, t.shift, t.tilt, t.slack, kInfinity};
+            queries[q] = {t.base + block.center, t.scale, t.shift, t.tilt, t.slack, kInfinity};
             spreads[q] = spread_of(t);
+            spreads[q].constant += block.rounding;
         }
         for (size_t start = 0; start < block.n; start += kGroup) {
             const std::byte* group = block.data + start / kGroup * group_bytes;
             sum(reinterpret_cast<const uint8_t*>(group), first, count, sums);
             if (layout.reach) std::memcpy(&reach, group + reach_at, sizeof(reach));
             for (size_t q = 0; q < count; ++q) queries[q].bound = sink.bounds[first + q] + spreads[q].at(reach);
-            const kernels::Factors factors = factors_of(group);
+            const kernels::Factors factors = factors_of(group, block.corrections ? block.corrections + start : nullptr);
             const uint32_t present = block.n - start >= kGroup ? ~0u : (1u << (block.n - start)) - 1;
             for (uint32_t hit = estimate(sums, &factors, queries, count, survivors, distances); hit != 0;
                  hit &= hit - 1) {

@@ -92,7 +92,7 @@ class GroupQuery : public Query {
 
   private:
     const float* factor(const std::byte* group, int which, const float* otherwise) const;
-    kernels::Factors factors_of(const std::byte* group) const;
+    kernels::Factors factors_of(const std::byte* group, const float* corrections) const;
 
     GroupLayout layout_;
     size_t factors_at_;

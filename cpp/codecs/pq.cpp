@@ -322,6 +322,8 @@ class PqCodec final : public GroupCodec {
     std::string_view name() const override { return "pq"; }
     Parameters parameters() const override { return parameters_; }
     GroupLayout layout() const override { return split_.layout(); }
+    // Balanced codebooks are learned elsewhere, from whole vectors.
+    bool codes_residuals() const override { return parameters_.at("assignment") == "nearest"; }
     CheckedVectors check(const Vectors& vectors, std::string_view name, size_t first) const override {
         return CheckedVectors::floats(vectors, split_.dim, name, first);
     }

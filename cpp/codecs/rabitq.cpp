@@ -379,6 +379,7 @@ class RabitqCodec final : public GroupCodec {
     Parameters parameters() const override { return parameters_; }
     GroupLayout layout() const override { return shape_.layout(); }
     size_t fine_bytes() const override { return shape_.fine_bytes(); }
+    bool codes_residuals() const override { return true; }
     CheckedVectors check(const Vectors& vectors, std::string_view name, size_t first) const override {
         return CheckedVectors::floats(vectors, shape_.dim, name, first);
     }

@@ -541,6 +541,7 @@ constexpr NormalLevels kNormal2{{30, 100}, 2, 66.21f};
 
 class Lloyd final : public ScalarCodec {
   public:
+    bool codes_residuals() const override { return true; }
     Lloyd(const CodecSpec& spec, size_t dim, Metric metric) : ScalarCodec(spec, dim, metric) {
         ParameterReader parameters(spec);
         const size_t bits = parameters.choice("bits", {"4", "2"}) == 0 ? 4 : 2;

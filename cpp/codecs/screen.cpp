@@ -3,7 +3,6 @@
 #include <cmath>
 #include <limits>
 
-#include "codecs/tiles.hpp"
 #include "kernels/dispatch.hpp"
 
 namespace nearfield {
@@ -31,9 +30,11 @@ double dot(const float* a, const float* b, size_t dim) {
 
 class ScreenScanner final : public Scanner {
   public:
-    ScreenScanner(size_t dim, size_t n) : tiles(TileCodes::u8, dim, n) {}
-    void scan(Block block, SurvivorSink& sink) const noexcept override { tiles.scan(block.data, block.n, sink); }
-    TiledQueries tiles;
+    explicit ScreenScanner(TiledQueries tiles) : tiles_(std::move(tiles)) {}
+    void scan(Block block, SurvivorSink& sink) const noexcept override { tiles_.scan(block.data, block.n, sink); }
+
+  private:
+    TiledQueries tiles_;
 };
 
 }  // namespace
@@ -97,7 +98,15 @@ void ScreenCodec::encode_group(const float* vectors, std::byte* group) const {
 }
 
 std::unique_ptr<Scanner> ScreenCodec::prepare(const float* queries, size_t n) const {
-    auto scanner = std::make_unique<ScreenScanner>(dim_, n);
+    return std::make_unique<ScreenScanner>(tiles(queries, n));
+}
+
+void ScreenCodec::estimates(const float* queries, size_t n, const std::byte* groups, size_t count, float* out) const {
+    tiles(queries, n).score(groups, count, out);
+}
+
+TiledQueries ScreenCodec::tiles(const float* queries, size_t n) const {
+    TiledQueries out(TileCodes::u8, dim_, n);
     std::vector<float> q(dim_);
     for (size_t i = 0; i < n; ++i) {
         const float* query = queries + i * dim_;
@@ -106,16 +115,15 @@ std::unique_ptr<Scanner> ScreenCodec::prepare(const float* queries, size_t n) co
         const double norm = known ? length(q.data(), dim_) : 0;
         const IntegerQuery rounded = round_query(q.data(), dim_);
         if (!known || (norm > 0 && norm < kShortest)) {
-            scanner->tiles.set_u8(i, rounded, 0, 128, 1, kInfinity, 0);
+            out.set_u8(i, rounded, 0, 128, 1, kInfinity, 0);
         } else if (metric_ == Metric::l2) {
-            scanner->tiles.set_u8(i, rounded, static_cast<float>(norm), 128, 2, 2 * static_cast<float>(norm),
-                                  norm * norm);
+            out.set_u8(i, rounded, static_cast<float>(norm), 128, 2, 2 * static_cast<float>(norm), norm * norm);
         } else {
-            scanner->tiles.set_u8(i, rounded, static_cast<float>(norm), 128, 1, static_cast<float>(norm),
-                                  -dot(q.data(), center_.data(), dim_));
+            out.set_u8(i, rounded, static_cast<float>(norm), 128, 1, static_cast<float>(norm),
+                       -dot(q.data(), center_.data(), dim_));
         }
     }
-    return scanner;
+    return out;
 }
 
 }  // namespace nearfield

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "codecs/codec.hpp"
+#include "codecs/tiles.hpp"
 
 namespace nearfield {
 
@@ -24,11 +25,15 @@ class ScreenCodec {
     void encode_group(const float* vectors, std::byte* group) const;
     // Scans blocks of groups; the distances are those of the vectors themselves, within [low, high].
     std::unique_ptr<Scanner> prepare(const float* queries, size_t n) const;
+    // Estimated distances (n, count) of the first `count` vectors of groups.
+    void estimates(const float* queries, size_t n, const std::byte* groups, size_t count, float* out) const;
 
   private:
     // The vector that is coded, vector (or its direction, under cosine) - centre; returns false for a vector too long
     // for float32 squares, or too short to have a direction.
     static bool image(const float* vector, const float* center, size_t dim, Metric metric, float* out);
+
+    TiledQueries tiles(const float* queries, size_t n) const;
 
     size_t dim_;
     Metric metric_;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "search/thread_pool.hpp"
@@ -39,15 +40,17 @@ struct Clustering {
 // clusters, some centroids are equal.
 Clustering kmeans_cluster(const float* points, size_t n, size_t dim, const KMeansOptions& options, const Run& run);
 
-// A set of centroids that finds the nearest one of any vector. Immutable.
+class CentroidScreen;
+
+// A set of centroids that finds the nearest one of any vector. Immutable; copies share what they hold.
 class Centroids {
   public:
     // At least one finite centroid (count, dim).
     Centroids(std::vector<float> values, size_t dim);
 
-    size_t count() const { return values_.size() / dim_; }
-    size_t dim() const { return dim_; }
-    const std::vector<float>& values() const { return values_; }
+    size_t count() const;
+    size_t dim() const;
+    const std::vector<float>& values() const;
     size_t nbytes() const;
 
     // The centroid with the least squared Euclidean distance to each of n finite points (n, dim), computed in float64;
@@ -58,10 +61,7 @@ class Centroids {
     void assign(const float* points, size_t n, uint32_t* labels, float* squared, const Run& run) const;
 
   private:
-    size_t dim_;
-    std::vector<float> values_;
-    std::vector<float> center_;  // subtracted before rounding to 8 bits
-    std::vector<float> groups_;  // interleaved codes of 8 bits with their factors (TileCodes::u8); floats for alignment
+    std::shared_ptr<const CentroidScreen> screen_;
 };
 
 }  // namespace nearfield

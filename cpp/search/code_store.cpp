@@ -76,6 +76,16 @@ void CodeStore::View::copy(const uint32_t* list, size_t n, std::byte* rows) cons
     }
 }
 
+void CodeStore::View::copy_to(const std::vector<uint32_t>& list, CodeStore& to, std::byte* tail_of_to) const {
+    constexpr size_t kBatch = 256;  // ends with a group
+    std::vector<std::byte> rows(kBatch * store->row_bytes());
+    for (size_t first = 0; first < list.size(); first += kBatch) {
+        const size_t n = std::min(kBatch, list.size() - first);
+        copy(list.data() + first, n, rows.data());
+        to.put(first, n, rows.data(), to.view({}, 0), tail_of_to);
+    }
+}
+
 void CodeStore::View::prefetch_fine(size_t row) const {
     if (!store->fine_) return;
     constexpr size_t kLine = 64;

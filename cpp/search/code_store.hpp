@@ -33,6 +33,8 @@ class CodeStore {
         Block block(size_t first, size_t most) const;
         // Copies of rows, side by side.
         void copy(const uint32_t* list, size_t n, std::byte* rows) const;
+        // The listed rows become the first rows of another store, which has room for them.
+        void copy_to(const std::vector<uint32_t>& list, CodeStore& to, std::byte* tail_of_to) const;
         void prefetch_fine(size_t row) const;
         // Calls work(rows, their numbers or null, first place, how many) for runs of the list.
         template <class Work>

@@ -1,102 +1,14 @@
-// Flat's files.
-#include <charconv>
-#include <iomanip>
-#include <limits>
-#include <locale>
+// Flat's part of files.
 #include <numeric>
-#include <sstream>
 
-#include "search/flat.hpp"
-#include "search/flat_state.hpp"
+#include "search/flat_codes.hpp"
+#include "search/index_file.hpp"
 
 namespace nearfield {
 
 using kernels::kGroup;
 
 namespace {
-
-constexpr uint64_t kFormatVersion = 1;
-constexpr std::string_view kRerankPrefix = "rerank.";  // of what the finer codec has learned
-
-// A number as text that reads back as the same number, whatever the locale.
-std::string decimal(double value) {
-    std::ostringstream text;
-    text.imbue(std::locale::classic());
-    text << std::setprecision(17) << value;
-    return text.str();
-}
-
-template <class T>
-std::span<const std::byte> bytes_of(const std::vector<T>& values) {
-    return std::as_bytes(std::span(values));
-}
-
-TensorType stored_type(const Codec& codec) {
-    if (codec.name() == "f32") return TensorType::f32;
-    if (codec.name() == "f16") return TensorType::f16;
-    return codec.name() == "bf16" ? TensorType::u16 : TensorType::u8;
-}
-
-// The shape of a codec's rows: (n, dim) elements where a row is nothing else, otherwise (n, stride) bytes; of groups
-// (groups, stride).
-std::vector<uint64_t> shape_of(const CodeStore& store, TensorType type, size_t n) {
-    return {(n + store.group() - 1) / store.group(), store.unit_bytes() / element_bytes(type)};
-}
-
-// A tensor of an index file with the shape it must have.
-const Tensor& expect(const Container& file, std::string_view name, TensorType type, std::vector<uint64_t> shape) {
-    const Tensor& tensor = file.tensor(name);
-    if (tensor.type != type || tensor.shape != shape) {
-        std::string wanted;
-        for (const uint64_t size : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
-        throw FileFormatError(file.name() + ": tensor \"" + std::string(name) + "\" is not " +
-                              std::string(type_name(type)) + " (" + wanted + ")");
-    }
-    return tensor;
-}
-
-// What a version's codec has learned.
-std::string learned_name(size_t version, std::string_view name) {
-    return "learned." + std::to_string(version) + "." + std::string(name);
-}
-
-uint64_t number(const Container& file, std::string_view key) {
-    const std::string& text = file.metadata(key);
-    uint64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc{} || end != text.data() + text.size()) {
-        throw FileFormatError(file.name() + ": metadata \"" + std::string(key) + "\" is \"" + text +
-                              "\", expected a number");
-    }
-    return value;
-}
-
-// The numbers in a piece of metadata, which must be `n`.
-std::vector<double> reals(const Container& file, std::string_view key, size_t n) {
-    std::istringstream text(file.metadata(key));
-    text.imbue(std::locale::classic());
-    std::vector<double> out(n);
-    for (double& value : out) text >> value;
-    if (!text || text.peek() != EOF) {
-        throw FileFormatError(file.name() + ": metadata \"" + std::string(key) + "\" is \"" + text.str() +
-                              "\", expected " + (n == 1 ? "a number" : std::to_string(n) + " numbers"));
-    }
-    return out;
-}
-
-Tuning load_tuning(const Container& file) {
-    Tuning out;
-    if (!file.metadata().contains("tuning.k")) return out;
-    out.k = number(file, "tuning.k");
-    out.queries = file.metadata("tuning.queries");
-    out.n = number(file, "tuning.n");
-    for (std::string key = "tuning.0"; file.metadata().contains(key);
-         key = "tuning." + std::to_string(out.table.size())) {
-        const std::vector<double> entry = reals(file, key, 3);
-        out.table.push_back({entry[0], entry[1], entry[2]});
-    }
-    return out;
-}
 
 // Rows that lie in groups are taken out of these to be looked at.
 void check_groups(const Container& file, const Codec& codec, const CodeStore::View& view) {
@@ -113,248 +25,58 @@ void check_groups(const Container& file, const Codec& codec, const CodeStore::Vi
     }
 }
 
-// Which rows belong to which version, and what was learned for each. Files from before there were versions hold one.
-std::shared_ptr<const Versions> load_versions(const Container& file, const std::shared_ptr<const Codec>& codec,
-                                              const std::shared_ptr<const Codec>& rerank, size_t rows) {
-    auto out = std::make_shared<Versions>();
-    const bool known = file.metadata().contains("versions");
-    const uint64_t count = known ? number(file, "versions") : rows > 0 ? 1 : 0;
-    if (count > file.metadata().size() && known) throw FileFormatError(file.name() + ": versions are missing");
-    for (size_t v = 0; v < count; ++v) {
-        Version made{"", codec, rerank};
-        const bool finer = rerank && rerank->untrained();
-        if (codec->untrained() || finer) {
-            Learned learned, learned_finer;
-            const std::string prefix = learned_name(v, "");
-            for (const Tensor& tensor : file.tensors()) {
-                if (!tensor.name.starts_with(prefix)) continue;
-                const Tensor& found = expect(file, tensor.name, TensorType::f32, {tensor.bytes / sizeof(float)});
-                const auto* values = reinterpret_cast<const float*>(found.data);
-                std::string name = tensor.name.substr(prefix.size());
-                const bool of_finer = name.starts_with(kRerankPrefix);
-                if (of_finer) name.erase(0, kRerankPrefix.size());
-                (of_finer ? learned_finer : learned)[name].assign(values, values + found.bytes / sizeof(float));
-            }
-            try {
-                if (codec->untrained()) made.codec = codec->with(std::move(learned));
-                if (finer) made.rerank = rerank->with(std::move(learned_finer));
-            } catch (const InvalidInput& e) {
-                throw FileFormatError(file.name() + ": version " + std::to_string(v) + ": " + e.what());
-            }
-        }
-        if (known) made.name = file.metadata("version." + std::to_string(v));
-        if (out->find(made.name) < v) {
-            throw FileFormatError(file.name() + ": two versions are called \"" + made.name + "\"");
-        }
-        out->all.push_back(std::move(made));
-    }
-    if (rows > 0 && count == 0) throw FileFormatError(file.name() + ": the rows belong to no version");
-    if (count == 1) {
-        if (rows > 0) out->append(0, 0);
-    } else if (count > 1) {
-        const Tensor& tensor = file.tensor("version_rows");
-        const uint64_t runs = tensor.bytes / sizeof(Versions::Rows);
-        const auto* values =
-            reinterpret_cast<const Versions::Rows*>(expect(file, "version_rows", TensorType::u32, {runs, 2}).data);
-        out->rows.assign(values, values + runs);
-        for (size_t i = 0; i < runs; ++i) {
-            const bool ordered = i == 0 ? values[i].first == 0 : values[i].first > values[i - 1].first;
-            if (!ordered || values[i].first >= rows || values[i].version >= count) {
-                throw FileFormatError(file.name() + ": tensor \"version_rows\" is out of order");
-            }
-        }
-        if (rows > 0 && runs == 0) throw FileFormatError(file.name() + ": the rows belong to no version");
-    }
-    return out;
-}
-
 }  // namespace
 
-template <class Write>
-void Flat::write(const Write& write) const {
-    const std::lock_guard lock(writer_);
-    if (snapshot().live.dead_count > 0) publish(compacted(snapshot()));
-    const Snapshot now = snapshot();
-    const State& state = *now.state;
-    const size_t count = now.live.count;
-    Metadata metadata{
-        {"format_version", std::to_string(kFormatVersion)},
-        {"library_version", NEARFIELD_VERSION},
-        {"kind", "flat"},
-        {"metric", std::string(metric_name(options_.metric))},
-        {"dim", std::to_string(options_.dim)},
-        {"rows", std::to_string(count)},
-        {"codec", options_.codec.name},
-        {"rerank", options_.rerank.name},
-        {"oversample", decimal(options_.oversample)},
-        {"screen", options_.screen ? "true" : "false"},
-        {"next_id", std::to_string(state.next_id)},
-    };
-    for (const auto& [name, value] : options_.codec.parameters) metadata["codec." + name] = value;
-    for (const auto& [name, value] : options_.rerank.parameters) metadata["rerank." + name] = value;
-    if (!now.tuning->table.empty()) {
-        metadata["tuning.k"] = std::to_string(now.tuning->k);
-        metadata["tuning.queries"] = now.tuning->queries;
-        metadata["tuning.n"] = std::to_string(now.tuning->n);
-        for (size_t i = 0; i < now.tuning->table.size(); ++i) {
-            const Tuning::Entry& entry = now.tuning->table[i];
-            metadata["tuning." + std::to_string(i)] =
-                decimal(entry.recall) + " " + decimal(entry.measured) + " " + decimal(entry.value);
-        }
+void Flat::describe(const Snapshot& now, Description& out) const {
+    const FlatCodes& codes = codes_of(now);
+    const CodeStore& rows = codes.store->rows;
+    out.metadata["screen"] = screen_ ? "true" : "false";
+    add_rows(out.tensors, "vectors", *codec_, rows, codes.tail, codes.count);
+    if (rows.fine_bytes() > 0) {
+        out.tensors.push_back(
+            {"fine", TensorType::u8, {codes.count, rows.fine_bytes()}, rows.fine_pieces(codes.count)});
     }
-    if (options_.codec.name == "int8" || options_.rerank.name == "int8") {
-        metadata["int8_row"] = "I8 at 0, F32 scale at " + std::to_string(options_.dim);
-    }
-    std::vector<TensorSource> tensors;
-    const auto add_rows = [&](const std::string& name, const Codec& codec, const CodeStore& store,
-                              const CodeStore::Tail& tail) {
-        const TensorType type = stored_type(codec);
-        tensors.push_back({name, type, shape_of(store, type, count), store.pieces(tail, count)});
-    };
-    add_rows("vectors", *codec_, state.rows, now.tail);
-    if (state.rows.fine_bytes() > 0) {
-        tensors.push_back({"fine", TensorType::u8, {count, state.rows.fine_bytes()}, state.rows.fine_pieces(count)});
-    }
-    if (state.rerank) add_rows("rerank", *rerank_, *state.rerank, {});
-    if (now.screened > 0) {
-        const size_t groups = now.screened / kGroup;
-        const Screen& screen = *state.screen;
-        tensors.push_back(
-            {"screen", TensorType::u8, {groups, screen.groups.row_bytes()}, screen.groups.pieces(groups)});
-        tensors.push_back({"screen_center", TensorType::f32, {options_.dim}, {bytes_of(screen.codec.center())}});
-    }
-    // Codecs that have learned live until the file is written.
-    const std::vector<Version>& versions = now.versions->all;
-    std::vector<Learned> learned;
-    for (const auto& version : versions) {
-        learned.push_back(version.codec->learned());
-        if (!version.rerank) continue;
-        for (auto& [name, values] : version.rerank->learned()) {
-            learned.back()[std::string(kRerankPrefix) + name] = std::move(values);
-        }
-    }
-    metadata["versions"] = std::to_string(versions.size());
-    for (size_t v = 0; v < versions.size(); ++v) {
-        metadata["version." + std::to_string(v)] = versions[v].name;
-        for (const auto& [name, values] : learned[v]) {
-            tensors.push_back({learned_name(v, name), TensorType::f32, {values.size()}, {bytes_of(values)}});
-        }
-    }
-    if (versions.size() > 1) {
-        const auto& runs = now.versions->rows;
-        tensors.push_back({"version_rows", TensorType::u32, {runs.size(), 2}, {std::as_bytes(std::span(runs))}});
-    }
-    std::vector<uint32_t> sorted;
-    if (state.ids->is_explicit()) {
-        sorted = state.ids->sorted_rows(count);
-        tensors.push_back({"ids", TensorType::i64, {count}, state.ids->column().pieces(count)});
-        tensors.push_back({"ids_order", TensorType::u32, {count}, {bytes_of(sorted)}});
-    }
-    write(tensors, metadata);
+    if (codes.screened == 0) return;
+    const size_t groups = codes.screened / kGroup;
+    const Screen& screen = *codes.store->screen;
+    out.tensors.push_back(
+        {"screen", TensorType::u8, {groups, screen.groups.row_bytes()}, screen.groups.pieces(groups)});
+    out.tensors.push_back({"screen_center", TensorType::f32, {options_.dim}, {bytes_of(screen.codec.center())}});
 }
 
-void Flat::save(const std::filesystem::path& path) const {
-    write([&](const auto& tensors, const auto& metadata) { write_container(path, tensors, metadata); });
+std::unique_ptr<Flat> Flat::made_for(const Container& file, IndexOptions options) {
+    const std::string& screen = file.metadata("screen");
+    if (screen != "true" && screen != "false") throw InvalidInput("metadata \"screen\" is not true or false");
+    return std::make_unique<Flat>(FlatOptions{std::move(options), screen == "true"});
 }
 
-void Flat::save(const std::function<void(const std::byte*, size_t)>& sink) const {
-    write([&](const auto& tensors, const auto& metadata) { write_container(sink, tensors, metadata); });
-}
-
-std::unique_ptr<Flat> Flat::load(std::shared_ptr<const Container> file) {
-    check_format_version(*file, kFormatVersion);
-    if (file->metadata("kind") != "flat") {
-        throw FileFormatError(file->name() + ": holds an index of kind \"" + file->metadata("kind") +
-                              "\", expected \"flat\"");
-    }
-    std::unique_ptr<Flat> index;
-    try {
-        FlatOptions options;
-        options.dim = number(*file, "dim");
-        options.metric = parse_metric(file->metadata("metric"));
-        options.codec.name = file->metadata("codec");
-        options.rerank.name = file->metadata("rerank");
-        for (auto& [prefix, parameters] : {std::pair{std::string_view("codec."), &options.codec.parameters},
-                                           std::pair{std::string_view("rerank."), &options.rerank.parameters}}) {
-            for (const auto& [key, value] : file->metadata()) {
-                if (key.starts_with(prefix)) (*parameters)[key.substr(prefix.size())] = value;
-            }
-        }
-        options.oversample = reals(*file, "oversample", 1)[0];
-        const std::string& screen = file->metadata("screen");
-        if (screen != "true" && screen != "false") throw InvalidInput("metadata \"screen\" is not true or false");
-        options.screen = screen == "true";
-        if (options.codec.name.empty()) throw InvalidInput("metadata \"codec\" is empty");
-        index = std::make_unique<Flat>(options);
-    } catch (const std::logic_error& e) {
-        throw FileFormatError(file->name() + ": " + e.what());
-    }
-    const size_t count = number(*file, "rows"), dim = index->options_.dim;
-    if (count > std::numeric_limits<uint32_t>::max()) throw FileFormatError(file->name() + ": too many rows");
-    const auto data_of = [&](std::string_view name, const Codec& codec, const CodeStore& store) {
-        const TensorType type = stored_type(codec);
-        const Tensor& tensor = expect(*file, name, type, shape_of(store, type, count));
-        if (tensor.read && store.group() == 1 && !codec.valid({tensor.data, codec.row_bytes()}, count)) {
-            throw FileFormatError(file->name() + ": tensor \"" + std::string(name) + "\" has ones in its padding bits");
-        }
-        return tensor.data;
-    };
-    const State& empty = *index->newest_->state;
-    const std::byte* codes = data_of("vectors", *index->codec_, empty.rows);
+std::shared_ptr<const Index::Codes> Flat::load_codes(const std::shared_ptr<const Container>& file,
+                                                     const Snapshot& loaded) const {
+    auto codes = std::make_shared<FlatCodes>();
+    const size_t count = codes->count = loaded.live.count, dim = options_.dim;
+    const CodeStore& empty = codes_of(loaded).store->rows;
+    const std::byte* rows = stored_rows(*file, "vectors", *codec_, empty, count);
     const std::byte* fine = nullptr;
-    if (const size_t bytes = empty.rows.fine_bytes(); bytes > 0) {
+    if (const size_t bytes = empty.fine_bytes(); bytes > 0) {
         fine = expect(*file, "fine", TensorType::u8, {count, bytes}).data;
     }
-    auto state = std::make_shared<State>(*index->codec_, codes, fine, count, file);
-    if (index->rerank_) {
-        state->rerank.emplace(*index->rerank_, CodeStore::Form::rows, data_of("rerank", *index->rerank_, *empty.rerank),
-                              nullptr, count, file);
+    codes->store.reset(
+        new FlatCodes::Store{CodeStore(*codec_, CodeStore::Form::blocks, rows, fine, count, file), nullptr});
+    const size_t group = empty.group();
+    if (count % group != 0) {  // never written to
+        codes->tail = {file, const_cast<std::byte*>(rows) + count / group * empty.unit_bytes()};
     }
-    const size_t group = empty.rows.group();
-    CodeStore::Tail tail;  // never written to
-    if (count % group != 0) tail = {file, const_cast<std::byte*>(codes) + count / group * empty.rows.unit_bytes()};
-    if (group > 1 && file->tensor("vectors").read) {
-        check_groups(*file, *index->codec_, state->rows.view(tail, count));
-    }
-    if (file->find("ids") != nullptr) {
-        const Tensor& ids = expect(*file, "ids", TensorType::i64, {count});
-        const Tensor& sorted = expect(*file, "ids_order", TensorType::u32, {count});
-        state->ids = std::make_unique<IdMap>(reinterpret_cast<const int64_t*>(ids.data),
-                                             reinterpret_cast<const uint32_t*>(sorted.data), count, file);
-    }
-    const uint64_t next_id = number(*file, "next_id");
-    const int64_t largest = count == 0 ? -1 : state->ids->largest(count);
-    constexpr auto kLast = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
-    if (next_id > kLast || (largest >= 0 && next_id <= static_cast<uint64_t>(largest) && next_id != kLast)) {
-        throw FileFormatError(file->name() + ": metadata \"next_id\" is " + std::to_string(next_id) +
-                              ", the largest id is " + std::to_string(largest));
-    }
-    state->next_id = static_cast<int64_t>(next_id);
-    size_t screened = 0;
-    if (index->options_.screen && count >= kScreenFrom) {
+    if (group > 1 && file->tensor("vectors").read) check_groups(*file, *codec_, codes->view());
+    if (screen_ && count >= kScreenFrom) {
         const Tensor& center = expect(*file, "screen_center", TensorType::f32, {dim});
         const auto* values = reinterpret_cast<const float*>(center.data);
-        ScreenCodec codec(dim, index->options_.metric, std::vector<float>(values, values + dim));
+        ScreenCodec codec(dim, options_.metric, std::vector<float>(values, values + dim));
         const size_t groups = count / kGroup, bytes = codec.group_bytes();
         const Tensor& image = expect(*file, "screen", TensorType::u8, {groups, bytes});
-        state->screen.reset(new Screen{std::move(codec), RowStore(bytes, image.data, groups, file)});
-        screened = groups * kGroup;
+        codes->store->screen.reset(new Screen{std::move(codec), RowStore(bytes, image.data, groups, file)});
+        codes->screened = groups * kGroup;
     }
-    Snapshot loaded = index->snapshot();
-    loaded.state = std::move(state);
-    loaded.live.count = count;
-    loaded.versions = load_versions(*file, index->codec_, index->rerank_, count);
-    loaded.tail = std::move(tail);
-    loaded.screened = screened;
-    index->publish(std::move(loaded));
-    if (Tuning tuning = load_tuning(*file); !tuning.table.empty()) {
-        try {
-            index->set_tuning(std::move(tuning));
-        } catch (const InvalidInput& e) {
-            throw FileFormatError(file->name() + ": " + e.what());
-        }
-    }
-    return index;
+    return codes;
 }
 
 }  // namespace nearfield

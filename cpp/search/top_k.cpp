@@ -25,35 +25,39 @@ void Candidate::settle(double distance) {
     high = std::nextafter(rounded, kInfinity);
 }
 
-void Settler::operator()(size_t q, const uint32_t* list, size_t n, double* out) const {
-    rows_.for_each_run(list, n, [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
-        query_->settle(q, rows, local, count, out + first);
-    });
-}
-
 std::vector<Candidate> Settler::bounded(size_t q, const std::vector<uint32_t>& list) const {
     std::vector<Candidate> out(list.size());
     std::vector<float> low(list.size()), high(list.size());
-    rows_.for_each_run(list.data(), list.size(), [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
-        query_->bound_rows(q, rows, local, count, low.data() + first, high.data() + first);
-    });
+    bound(q, list.data(), list.size(), low.data(), high.data());
     for (size_t i = 0; i < list.size(); ++i) out[i] = {list[i], low[i], high[i]};
     return out;
 }
 
-size_t Settler::operator()(size_t q, std::vector<Candidate>& candidates) const {
+size_t Settler::settle(size_t q, std::vector<Candidate>& candidates) const {
     std::vector<uint32_t> rows;
     for (const Candidate& c : candidates) {
         if (std::isnan(c.exact)) rows.push_back(c.row);
     }
     std::vector<double> exact(rows.size());
-    (*this)(q, rows.data(), rows.size(), exact.data());
+    settle(q, rows.data(), rows.size(), exact.data());
     size_t next = 0;
     for (Candidate& c : candidates) {
         if (!std::isnan(c.exact)) continue;
         c.settle(exact[next++]);
     }
     return rows.size();
+}
+
+void StoreSettler::settle(size_t q, const uint32_t* list, size_t n, double* out) const {
+    rows_.for_each_run(list, n, [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
+        query_->settle(q, rows, local, count, out + first);
+    });
+}
+
+void StoreSettler::bound(size_t q, const uint32_t* list, size_t n, float* low, float* high) const {
+    rows_.for_each_run(list, n, [&](Rows rows, const uint32_t* local, size_t first, size_t count) {
+        query_->bound_rows(q, rows, local, count, low + first, high + first);
+    });
 }
 
 void keep_best(std::vector<Candidate>& candidates, size_t k, const IdMap& ids) {
@@ -67,10 +71,11 @@ void keep_best(std::vector<Candidate>& candidates, size_t k, const IdMap& ids) {
     std::sort(candidates.begin(), candidates.end(), better);
 }
 
-TopK::TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids, Comparison comparison)
+TopK::TopK(size_t queries, size_t k, Admission admission, const Settler& settler, const IdMap& ids,
+           Comparison comparison)
     : k_(k),
       admission_(admission),
-      settler_(settler),
+      settler_(&settler),
       ids_(&ids),
       comparison_(comparison),
       bounds_(queries),
@@ -90,7 +95,7 @@ void TopK::reset() {
 
 void TopK::take(std::span<const Survivor> survivors) noexcept {
     for (const Survivor& s : survivors) {
-        const size_t row = base_ + s.at;
+        const size_t row = row_of(s);
         if (s.low > bounds_[s.query] || !admission_(row)) continue;
         if (!comparison_.narrow) {
             offer(s.query, {static_cast<uint32_t>(row), s.low, s.high});
@@ -98,13 +103,13 @@ void TopK::take(std::span<const Survivor> survivors) noexcept {
         }
         auto& open = open_[s.query];
         open.push_back(static_cast<uint32_t>(row));
-        settler_.prefetch(row);
+        settler_->prefetch(row);
         if (open.size() >= kNarrowed) narrow(s.query);
     }
 }
 
 void TopK::narrow(size_t q) {
-    for (const Candidate& candidate : settler_.bounded(q, open_[q])) {
+    for (const Candidate& candidate : settler_->bounded(q, open_[q])) {
         if (candidate.low <= bounds_[q]) offer(q, candidate);
     }
     open_[q].clear();
@@ -140,7 +145,7 @@ void TopK::shrink(size_t q) {
         capacity_[q] *= 2;
         return;
     }
-    settled_early_ += settler_(q, list);
+    settled_early_ += settler_->settle(q, list);
     keep_best(list, k_, *ids_);
     bounds_[q] = std::min(bounds_[q], list.back().high);
 }
@@ -167,7 +172,7 @@ std::vector<Candidate>& TopK::finish(size_t q) {
     if (comparison_.narrow) narrow(q);
     capacity_[q] = lists_[q].size() * 2;  // the last shrink settles nothing by itself
     shrink(q);
-    settler_(q, lists_[q]);
+    settler_->settle(q, lists_[q]);
     keep_best(lists_[q], k_, *ids_);
     return lists_[q];
 }
@@ -185,7 +190,7 @@ CountingTopK::CountingTopK(const Query& query, size_t queries, size_t k, Admissi
 
 void CountingTopK::take(std::span<const Survivor> survivors) noexcept {
     for (const Survivor& s : survivors) {
-        const size_t row = base_ + s.at;
+        const size_t row = row_of(s);
         if (s.low > bounds_[s.query] || !admission_(row)) continue;
         // More ones than there are bits: in the padding of a damaged file.
         const auto count = std::min(static_cast<uint32_t>(s.low), static_cast<uint32_t>(largest_));

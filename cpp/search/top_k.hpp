@@ -2,6 +2,7 @@
 #pragma once
 
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "codecs/codec.hpp"
@@ -27,20 +28,34 @@ struct Admission {
     bool operator()(size_t row) const { return live->contains(row) && (filter == nullptr || filter->contains(row)); }
 };
 
-// Canonical distances of rows in a store.
+// Canonical distances from queries to rows, wherever these lie.
 class Settler {
   public:
-    Settler(const Query& query, CodeStore::View rows) : query_(&query), rows_(rows) {}
-    void operator()(size_t q, const uint32_t* list, size_t n, double* out) const;
+    virtual ~Settler() = default;
+    virtual void settle(size_t q, const uint32_t* list, size_t n, double* out) const = 0;
+    // Bounds of these distances.
+    virtual void bound(size_t q, const uint32_t* list, size_t n, float* low, float* high) const = 0;
     // Asks for the fine bytes of a row that will be read soon.
-    void prefetch(size_t row) const { rows_.prefetch_fine(row); }
+    virtual void prefetch(size_t /*row*/) const {}
+
     // Settles the candidates that are not settled yet; returns how many these were.
-    size_t operator()(size_t q, std::vector<Candidate>& candidates) const;
+    size_t settle(size_t q, std::vector<Candidate>& candidates) const;
     // Candidates of the rows, within bounds of their canonical distances.
     std::vector<Candidate> bounded(size_t q, const std::vector<uint32_t>& list) const;
+};
+
+// Those of rows in a store.
+class StoreSettler final : public Settler {
+  public:
+    StoreSettler(std::unique_ptr<const Query> query, CodeStore::View rows) : query_(std::move(query)), rows_(rows) {}
+    const Query& query() const { return *query_; }
+    using Settler::settle;
+    void settle(size_t q, const uint32_t* list, size_t n, double* out) const override;
+    void bound(size_t q, const uint32_t* list, size_t n, float* low, float* high) const override;
+    void prefetch(size_t row) const override { rows_.prefetch_fine(row); }
 
   private:
-    const Query* query_;
+    std::unique_ptr<const Query> query_;
     CodeStore::View rows_;
 };
 
@@ -50,15 +65,20 @@ void keep_best(std::vector<Candidate>& candidates, size_t k, const IdMap& ids);
 // Collects what a scan finds for the k best rows of every query.
 class Collector : public SurvivorSink {
   public:
-    // Rows of the survivors to come are counted from `row` on.
+    // Rows of the survivors to come are counted from `row` on, or are those listed.
     void start_block(size_t row) { base_ = row; }
+    void start_list(const uint32_t* rows) { rows_ = rows; }
     // Takes over what a collector of the same kind found in another part of the same scan.
     virtual void merge(Collector& other) = 0;
     // The k best of one query, settled, best first.
     virtual std::vector<Candidate>& finish(size_t q) = 0;
 
   protected:
+    size_t row_of(const Survivor& s) const { return rows_ != nullptr ? rows_[s.at] : base_ + s.at; }
+
+  private:
     size_t base_ = 0;
+    const uint32_t* rows_ = nullptr;
 };
 
 // How the candidates of a scan are compared.
@@ -70,7 +90,9 @@ struct Comparison {
 // For distances that are known within bounds.
 class TopK final : public Collector {
   public:
-    TopK(size_t queries, size_t k, Admission admission, Settler settler, const IdMap& ids, Comparison comparison = {});
+    // The settler must outlive this.
+    TopK(size_t queries, size_t k, Admission admission, const Settler& settler, const IdMap& ids,
+         Comparison comparison = {});
 
     void take(std::span<const Survivor> survivors) noexcept override;
     void offer(size_t q, const Candidate& candidate);
@@ -92,7 +114,7 @@ class TopK final : public Collector {
 
     size_t k_, settled_early_ = 0;
     Admission admission_;
-    Settler settler_;
+    const Settler* settler_;
     const IdMap* ids_;
     Comparison comparison_;
     std::vector<float> bounds_;

@@ -64,7 +64,7 @@ std::vector<int64_t> ids_of(Fate fate) {
 // What goes on at the same time
 // ---------------------------------------------------------------------------------------------------------------------
 
-void search(const Flat& index, unsigned seed) {
+void search(const Index& index, unsigned seed) {
     std::mt19937 random(seed);
     const std::vector<int64_t> staying = ids_of(kStays), updated = ids_of(kIsUpdated);
     const int64_t known[] = {staying[random() % staying.size()], staying[random() % staying.size()]};
@@ -116,7 +116,7 @@ void search(const Flat& index, unsigned seed) {
     CHECK(*ids.rbegin() < kStart);
 }
 
-void look(const Flat& index) {
+void look(const Index& index) {
     const std::vector<int64_t> updated = ids_of(kIsUpdated);
     const std::vector<float> vectors = index.reconstruct(updated.data(), updated.size());
     for (size_t i = 0; i < updated.size(); ++i) check_whole(updated[i], &vectors[i * kDim]);
@@ -128,10 +128,10 @@ void look(const Flat& index) {
     CHECK(index.size() >= static_cast<size_t>(kStart / 3 * 2) && index.size() < 1'000'000 && index.nbytes() > 0);
 }
 
-void save(const Flat& index) {
+void save(const Index& index) {
     std::vector<std::byte> bytes;
     index.save([&](const std::byte* data, size_t n) { bytes.insert(bytes.end(), data, data + n); });
-    const auto saved = Flat::load(Container::from_bytes(bytes));
+    const auto saved = Index::load(Container::from_bytes(bytes));
     const std::vector<int64_t> ids = saved->ids();
     const std::vector<float> vectors = saved->reconstruct(ids.data(), ids.size());
     for (size_t i = 0; i < ids.size(); ++i) check_whole(ids[i], &vectors[i * kDim]);
@@ -142,7 +142,7 @@ void save(const Flat& index) {
 }
 
 // Adds, updates and removes; crosses the first explicit id, the first screen, new versions and compaction.
-void write(Flat& index, unsigned seed) {
+void write(Index& index, unsigned seed) {
     std::mt19937 random(seed);
     const std::vector<int64_t> updated = ids_of(kIsUpdated);
     std::vector<int64_t> present = ids_of(kComesAndGoes), absent;
@@ -180,7 +180,7 @@ void write(Flat& index, unsigned seed) {
     }
 }
 
-void run(Flat& index, unsigned seed) {
+void run(Index& index, unsigned seed) {
     std::atomic<bool> done{false};
     const auto until_done = [&](const auto& work) {
         return std::thread([&done, work] {
@@ -224,7 +224,7 @@ int main(int argc, char** argv) {
         index.add(view(vectors_of(ids, 0)), nullptr, "", {}, kTwoThreads);
         index.save(path);
         run(index, ++seed);
-        const auto mapped = Flat::load(Container::open(path, true, false));
+        const auto mapped = Index::load(Container::open(path, true, false));
         run(*mapped, ++seed);
     } while (Clock::now() < end);
     fs::remove(path);

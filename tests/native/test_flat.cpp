@@ -111,7 +111,7 @@ struct Oracle {
     size_t dim;
     std::map<int64_t, std::vector<float>> vectors;
 
-    Oracle(const Flat& index, const std::vector<int64_t>& ids)
+    Oracle(const Index& index, const std::vector<int64_t>& ids)
         : metric(index.options().metric), dim(index.options().dim) {
         const std::vector<float> values = index.reconstruct(ids.data(), ids.size());
         for (size_t i = 0; i < ids.size(); ++i) vectors[ids[i]].assign(&values[i * dim], &values[i * dim] + dim);
@@ -185,14 +185,14 @@ void check_equal(const SearchResult& a, const SearchResult& b) {
     CHECK(a.scores.empty() || std::memcmp(a.scores.data(), b.scores.data(), a.scores.size() * sizeof(float)) == 0);
 }
 
-std::vector<std::byte> bytes_of(const Flat& index) {
+std::vector<std::byte> bytes_of(const Index& index) {
     std::vector<std::byte> bytes;
     index.save([&](const std::byte* data, size_t n) { bytes.insert(bytes.end(), data, data + n); });
     return bytes;
 }
 
-std::unique_ptr<Flat> from_bytes(const std::vector<std::byte>& bytes) {
-    return Flat::load(Container::from_bytes(bytes));
+std::unique_ptr<Index> from_bytes(const std::vector<std::byte>& bytes) {
+    return Index::load(Container::from_bytes(bytes));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -714,7 +714,7 @@ void test_bits() {
     CHECK_THROWS(InvalidInput, "18 bits", index.search(random_bits(3, 18, 1).view(), 1, {}, kAllThreads));
     CHECK_THROWS(InvalidInput, "radius",
                  index.range_search(random_bits(1, 20, 1).view(), std::nan(""), {}, kOneThread));
-    CHECK_THROWS(InvalidInput, "bits", index.train(random_bits(3, 20, 1).view(), "", {}));
+    CHECK_THROWS(InvalidInput, "bits", index.train(random_bits(3, 20, 1).view(), "", {}, {}));
     CHECK(bytes_of(index) == before);
     Flat numbers(options_of(20, Metric::l2));
     CHECK_THROWS(InvalidInput, "numbers", numbers.add(random_bits(3, 20, 1).view(), nullptr, "", {}, kAllThreads));
@@ -746,7 +746,7 @@ void test_versions() {
                 index.add(vectors.view(from, n), ids.data(), version, {}, kAllThreads);
                 alone.add(vectors.view(from, n), ids.data(), "", {}, kOneThread);
             };
-            const auto check = [&](const Flat& each) {
+            const auto check = [&](const Index& each) {
                 const auto versions = each.versions();
                 CHECK(versions.size() == 2 && versions[0].first == "first" && versions[1].first == "second");
                 CHECK(versions[0].second == first.size() && versions[1].second == second.size());
@@ -798,11 +798,11 @@ void test_training() {
     for (size_t d = 0; d < 10; ++d) identity["rotation"][d * 11] = 1;
     const auto before = bytes_of(index);
     CHECK(index.untrained("") && index.untrained("a"));
-    CHECK_THROWS(InvalidInput, "rotation", index.train(vectors.view(), "a", {}));
+    CHECK_THROWS(InvalidInput, "rotation", index.train(vectors.view(), "a", {}, {}));
     CHECK_THROWS(InvalidInput, "rotation", index.add(vectors.view(), nullptr, "a", {}, kAllThreads));
-    CHECK_THROWS(InvalidInput, "row 400", index.train(bad.view(), "a", identity));
+    CHECK_THROWS(InvalidInput, "row 400", index.train(bad.view(), "a", identity, {}));
     CHECK_THROWS(InvalidInput, "row 400", index.add(bad.view(), nullptr, "a", identity, kAllThreads));
-    CHECK_THROWS(InvalidInput, "none", index.train(vectors.view(0, 0), "a", identity));
+    CHECK_THROWS(InvalidInput, "none", index.train(vectors.view(0, 0), "a", identity, {}));
     const Run stopping{1, [](double) { return false; }};
     Vectors many = vectors.view(0, 1);
     many.n = 3'000'000;
@@ -814,13 +814,13 @@ void test_training() {
         stopped = true;
     }
     CHECK(stopped && index.untrained("a") && index.versions().empty() && bytes_of(index) == before);
-    index.train(vectors.view(), "a", identity);
+    index.train(vectors.view(), "a", identity, {});
     CHECK(!index.untrained("a") && index.untrained("b") && index.size() == 0);
-    CHECK_THROWS(InvalidInput, "trained already", index.train(vectors.view(), "a", identity));
+    CHECK_THROWS(InvalidInput, "trained already", index.train(vectors.view(), "a", identity, {}));
     index.add(vectors.view(), nullptr, "a", {}, kAllThreads);
     CHECK(index.versions() == (std::vector<std::pair<std::string, size_t>>{{"a", 500}}));
     Flat plain(options_of(10, Metric::cosine, "sign"));
-    CHECK_THROWS(InvalidInput, "learn", plain.train(vectors.view(), "", {}));
+    CHECK_THROWS(InvalidInput, "learn", plain.train(vectors.view(), "", {}, {}));
     for (const auto& [name, value] : std::map<std::string, std::string>{
              {"threshold", "max"}, {"rotation", "most"}, {"query", "int8"}, {"bits", "2"}, {"depth", "1"}}) {
         FlatOptions wrong = options_of(10, Metric::cosine, "sign");
@@ -856,8 +856,8 @@ void test_files() {
                 std::ifstream file(path, std::ios::binary);
                 const std::vector<char> read((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
                 CHECK(read.size() == bytes.size() && std::memcmp(read.data(), bytes.data(), read.size()) == 0);
-                std::unique_ptr<Flat> opened[] = {from_bytes(bytes), Flat::load(Container::open(path, false, true)),
-                                                  Flat::load(Container::open(path, true, false))};
+                std::unique_ptr<Index> opened[] = {from_bytes(bytes), Index::load(Container::open(path, false, true)),
+                                                  Index::load(Container::open(path, true, false))};
                 for (const auto& other : opened) {
                     CHECK(other->options().metric == metric && other->options().codec.name == codec);
                     CHECK(other->options().oversample == options.oversample &&
@@ -876,10 +876,10 @@ void test_files() {
                     check_equal(other->search(queries.view(), 9, {}, kAllThreads),
                                 index.search(queries.view(), 9, {}, kAllThreads));
                 }
-                CHECK(bytes_of(*Flat::load(Container::open(path, false, true))) == bytes);
+                CHECK(bytes_of(*Index::load(Container::open(path, false, true))) == bytes);
                 CHECK(bytes_of(*opened[2]) == bytes_of(index));
                 opened[2]->save(path);  // over the file that it has mapped
-                CHECK(bytes_of(*Flat::load(Container::open(path, true, true))) == bytes_of(index));
+                CHECK(bytes_of(*Index::load(Container::open(path, true, true))) == bytes_of(index));
             }
         }
     }

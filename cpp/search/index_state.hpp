@@ -1,4 +1,4 @@
-// What the files of Flat share: its rows as a reader sees them.
+// What the files of indexes share: the rows as a reader sees them.
 #pragma once
 
 #include <algorithm>
@@ -7,31 +7,23 @@
 #include <string>
 #include <vector>
 
-#include "codecs/screen.hpp"
 #include "search/code_store.hpp"
-#include "search/flat.hpp"
+#include "search/index.hpp"
+#include "search/top_k.hpp"
 #include "storage/id_map.hpp"
-#include "storage/row_store.hpp"
 
 namespace nearfield {
 
-// A compact image of the first rows, in whole groups.
-struct Screen {
-    ScreenCodec codec;
-    RowStore groups;
-};
+// Rows that are encoded at a time; a multiple of a group.
+inline constexpr size_t kBatchRows = 256;
 
-// The stores of an index. Rows are only ever appended; what would move rows makes new stores.
-struct Flat::State {
-    State(const Codec& codec, const Codec* finer) : rows(codec, CodeStore::Form::blocks) {
+// The stores of an index, without the codes. Rows are only ever appended; what would move rows makes new stores.
+struct Index::State {
+    explicit State(const Codec* finer) {
         if (finer != nullptr) rerank.emplace(*finer, CodeStore::Form::rows);
     }
-    State(const Codec& codec, const std::byte* data, const std::byte* fine, size_t n, std::shared_ptr<const void> owner)
-        : rows(codec, CodeStore::Form::blocks, data, fine, n, std::move(owner)) {}
 
-    CodeStore rows;
     std::optional<CodeStore> rerank;
-    std::unique_ptr<Screen> screen;  // for readers whose snapshot says that rows are screened
     std::unique_ptr<IdMap> ids = std::make_unique<IdMap>();
     int64_t next_id = 0;  // for the writer
 };
@@ -75,24 +67,40 @@ struct Versions {
     }
 };
 
+// The codes of the first codec as one reader sees them, whatever is written meanwhile.
+struct Index::Codes {
+    virtual ~Codes() = default;
+    virtual size_t nbytes() const = 0;
+    // Copies of rows, side by side.
+    virtual void copy(const uint32_t* list, size_t n, std::byte* rows) const = 0;
+    // Vectors, to the precision of the codec.
+    virtual void decode(const Codec& codec, const uint32_t* list, size_t n, float* out) const = 0;
+    // Canonical distances from checked queries; lives no longer than the codes and the codec.
+    virtual std::unique_ptr<Settler> settler(const Codec& codec, const Vectors& queries) const = 0;
+};
+
 // What one search sees of an index, whatever is written meanwhile.
-struct Flat::Snapshot {
+struct Index::Snapshot {
     std::shared_ptr<State> state;
     LiveRows live;
     std::shared_ptr<const Versions> versions;
-    CodeStore::Tail tail;  // of the first codec's store
+    std::shared_ptr<const Codes> codes;
     std::shared_ptr<const Tuning> tuning;
-    size_t screened = 0;   // rows that the screen covers
     uint64_t version = 0;  // another one, never used before, once an id stands for another row
 
-    CodeStore::View rows() const { return state->rows.view(tail, live.count); }
     CodeStore::View rerank() const { return state->rerank->view({}, live.count); }
-    // Those of the finest codec.
-    CodeStore::View finest() const { return state->rerank ? rerank() : rows(); }
+    // Canonical distances by the finest codec.
+    std::unique_ptr<Settler> finest(const Version& coded_as, const Vectors& queries) const {
+        if (!state->rerank) return codes->settler(*coded_as.codec, queries);
+        return std::make_unique<StoreSettler>(coded_as.rerank->prepare(queries), rerank());
+    }
 };
 
-// The screen's centre is the mean of this many first rows, so that it does not depend on how the rows were added. With
-// fewer there is no screen: a plain scan is over before it could pay.
-inline constexpr size_t kScreenFrom = 1024;
+// What is to be written to a file.
+struct Description {
+    Metadata metadata;
+    std::vector<TensorSource> tensors;
+    std::vector<std::shared_ptr<const void>> kept;  // what the tensors' bytes belong to
+};
 
 }  // namespace nearfield

@@ -1,0 +1,114 @@
+#include "search/coarse.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "kernels/dispatch.hpp"
+
+namespace nearfield {
+
+using kernels::kGroup;
+
+namespace {
+
+double dot(const float* a, const float* b, size_t dims) {
+    double sums[3];
+    kernels::active().dense[kernels::kF32].settle(a, reinterpret_cast<const uint8_t*>(b), 1.0f, dims, sums);
+    return sums[0];
+}
+
+}  // namespace
+
+Coarse::Coarse(std::vector<float> centroids, size_t dims, Metric metric)
+    : lists_(centroids.size() / dims),
+      dims_(dims),
+      metric_(metric),
+      centroids_(std::move(centroids), dims),
+      // Queries and centroids are compared as they are: what cosine wants has been done to them.
+      screen_(dims, metric == Metric::l2 ? Metric::l2 : Metric::ip,
+              ScreenCodec::center_of(values().data(), lists_, dims, Metric::ip)),
+      groups_((lists_ + kGroup - 1) / kGroup * screen_.group_bytes() / sizeof(float)) {
+    std::vector<float> group(kGroup * dims);
+    for (size_t first = 0; first < lists_; first += kGroup) {
+        const size_t n = std::min(kGroup, lists_ - first);
+        std::fill(std::copy_n(centroid(first), n * dims, group.begin()), group.end(), 0.0f);
+        screen_.encode_group(group.data(),
+                             reinterpret_cast<std::byte*>(groups_.data()) + first / kGroup * screen_.group_bytes());
+    }
+}
+
+size_t Coarse::nbytes() const { return centroids_.nbytes() + groups_.size() * sizeof(float); }
+
+void Coarse::assign(const float* vectors, size_t n, double soar, uint32_t* labels) const {
+    if (soar == 0) {
+        centroids_.assign(vectors, n, labels, nullptr);
+        return;
+    }
+    std::vector<uint32_t> first(n);
+    centroids_.assign(vectors, n, first.data(), nullptr);
+    const auto dots = kernels::active().dense[kernels::kF32].dot;
+    const auto squares = kernels::active().dense[kernels::kF32].l2;
+    const auto* data = reinterpret_cast<const uint8_t*>(values().data());
+    std::vector<float> along(lists_), apart(lists_), residual(dims_);
+    for (size_t i = 0; i < n; ++i) {
+        const float* vector = vectors + i * dims_;
+        for (size_t d = 0; d < dims_; ++d) residual[d] = vector[d] - centroid(first[i])[d];
+        const double length = dot(residual.data(), residual.data(), dims_);
+        const double with_vector = dot(residual.data(), vector, dims_);
+        squares(vector, data, dims_ * sizeof(float), nullptr, lists_, dims_, apart.data());
+        dots(residual.data(), data, dims_ * sizeof(float), nullptr, lists_, dims_, along.data(), nullptr);
+        uint32_t best = first[i];
+        double least = std::numeric_limits<double>::infinity();
+        for (uint32_t list = 0; list < lists_; ++list) {
+            if (list == first[i]) continue;
+            const double parallel = with_vector - static_cast<double>(along[list]);  // <r, x - c'>
+            const double loss =
+                static_cast<double>(apart[list]) + (length > 0 ? soar * parallel * parallel / length : 0.0);
+            if (loss < least) {
+                least = loss;
+                best = list;
+            }
+        }
+        labels[2 * i] = first[i];
+        labels[2 * i + 1] = best;
+    }
+}
+
+void Coarse::nearest(const float* queries, size_t n, size_t count, Probe* probes) const {
+    thread_local std::vector<float> estimates, ordered;
+    thread_local std::vector<uint32_t> order;
+    estimates.resize(n * lists_);
+    screen_.estimates(queries, n, reinterpret_cast<const std::byte*>(groups_.data()), lists_, estimates.data());
+    for (size_t q = 0; q < n; ++q, probes += count) {
+        const float* own = estimates.data() + q * lists_;
+        const auto nearer = [own](uint32_t a, uint32_t b) { return own[a] != own[b] ? own[a] < own[b] : a < b; };
+        order.resize(lists_);
+        if (count < lists_) {
+            // Those below the count-th estimate, and as many equal to it as there is room for.
+            ordered.assign(own, own + lists_);
+            const auto last = ordered.begin() + static_cast<std::ptrdiff_t>(count - 1);
+            std::nth_element(ordered.begin(), last, ordered.end());
+            const float bound = *last;
+            order.clear();
+            for (uint32_t list = 0; list < lists_; ++list) {
+                if (own[list] <= bound) order.push_back(list);
+            }
+        } else {
+            std::iota(order.begin(), order.end(), 0u);
+        }
+        std::sort(order.begin(), order.end(), nearer);
+        for (size_t p = 0; p < count; ++p) {
+            probes[p] = {order[p], static_cast<float>(distance(queries + q * dims_, order[p]))};
+        }
+    }
+}
+
+double Coarse::distance(const float* query, size_t list) const {
+    double sums[3];
+    kernels::active().dense[kernels::kF32].settle(query, reinterpret_cast<const uint8_t*>(centroid(list)), 1.0f, dims_,
+                                                  sums);
+    return metric_ == Metric::l2 ? sums[2] : -sums[0];
+}
+
+}  // namespace nearfield

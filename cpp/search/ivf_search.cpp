@@ -1,0 +1,276 @@
+// Ivf's searches: which lists a query visits, and what becomes of what it finds there.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <iterator>
+#include <limits>
+
+#include "search/ivf_codes.hpp"
+#include "search/scan.hpp"
+
+namespace nearfield {
+
+namespace {
+
+// Queries of one work item: their distances to all centroids are computed together.
+constexpr size_t kPartQueries = 4 * kernels::kTile;
+
+// Costs of a row, relative to that of scanning its code: to look whether a filter allows it, and to score it by the
+// finest codec.
+constexpr double kLooked = 0.5, kScored = 8;
+
+// Where a filter allows a share s of all rows, the neighbours looked for are of ranks up to k / s, and a search visits
+// s^-kGrowth times as many lists.
+constexpr double kGrowth = 0.5;
+
+}  // namespace
+
+// What the queries of one search have in common.
+struct Ivf::Search {
+    const Snapshot& now;
+    const Version& version;
+    const IvfCodes& codes;
+    Admission admission;
+    size_t candidates = 0;  // rows that may be returned
+    size_t copies = 1;      // lists of a row, at most
+    size_t k = 0;
+    size_t probes = 0, kept = 0;  // lists that are visited, and rows that are kept of them
+    double seen = 0;              // rows that may be returned and must have been seen
+    bool rerank = false;
+
+    // Calls visit(probe, list, rows of it that may be returned or null for all) until enough have been seen.
+    template <class Visit>
+    void visit_lists(const float* query, const Probe* nearest, const Visit& visit) const;
+    std::vector<Candidate> find(const float* coarse_query, const Probe* nearest, const Vectors& query) const;
+    std::vector<Candidate> find_among(const std::vector<uint32_t>& rows, const Vectors& query) const;
+    // The k best of all rows of the finer codec for each query.
+    template <class Report>
+    void scan_all(const Vectors& queries, const Report& report) const;
+};
+
+template <class Visit>
+void Ivf::Search::visit_lists(const float* query, const Probe* nearest, const Visit& visit) const {
+    const size_t lists = codes.lists.size(), enough = copies * std::min(k, candidates);
+    const bool all = admission.filter == nullptr && now.live.dead == nullptr;
+    std::vector<Probe> ordered;
+    std::vector<uint32_t> rows;
+    size_t found = 0;
+    for (size_t p = 0; p < lists; ++p) {
+        if (p >= probes) {
+            if (found >= enough && static_cast<double>(found) >= seen) break;
+            if (ordered.empty()) {
+                ordered.resize(lists);
+                codes.coarse->nearest(query, 1, lists, ordered.data());
+                nearest = ordered.data();
+            }
+        }
+        const List& list = *codes.lists[nearest[p].list];
+        if (!all) {
+            rows.clear();
+            for (size_t at = 0; at < list.size; ++at) {
+                if (admission(list.rows[at])) rows.push_back(list.rows[at]);
+            }
+        }
+        found += all ? list.size : rows.size();
+        visit(nearest[p], list, all ? nullptr : &rows);
+    }
+}
+
+// The k best of the rows in the lists that are visited.
+std::vector<Candidate> Ivf::Search::find(const float* coarse_query, const Probe* nearest, const Vectors& query) const {
+    const ListSettler settler(codes, *version.codec, query);
+    const Query& scanned = settler.query();
+    std::optional<TopK> best;
+    std::optional<CountingTopK> counted;
+    if (scanned.counts(0)) {
+        counted.emplace(scanned, 1, kept, admission, *now.state->ids);
+    } else {
+        const Comparison comparison{codes.layout->fine_bytes() > 0, rerank && scanned.stable()};
+        best.emplace(1, kept, admission, settler, *now.state->ids, comparison);
+    }
+    Collector& collector = counted ? static_cast<Collector&>(*counted) : *best;
+    std::vector<uint32_t> few;  // rows of lists of which few may be returned: these are not scanned
+    visit_lists(coarse_query, nearest, [&](const Probe& probe, const List& list, const std::vector<uint32_t>* rows) {
+        if (rows != nullptr && static_cast<double>(rows->size()) * kScored < static_cast<double>(list.size)) {
+            few.insert(few.end(), rows->begin(), rows->end());
+            return;
+        }
+        collector.start_list(list.rows);
+        scanned.scan(codes.block(list, probe.distance), collector);
+    });
+    std::vector<uint32_t> rows = std::move(few);
+    std::vector<Candidate>& hits = collector.finish(0);
+    if (rerank) {
+        for (const Candidate& c : hits) rows.push_back(c.row);
+    } else if (!rows.empty()) {
+        std::vector<double> exact(rows.size());
+        settler.settle(0, rows.data(), rows.size(), exact.data());
+        for (size_t i = 0; i < rows.size(); ++i) {
+            hits.push_back({rows[i], 0, 0});
+            hits.back().settle(exact[i]);
+        }
+    }
+    if (rerank) {
+        std::sort(rows.begin(), rows.end());
+        rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+        return find_among(rows, query);
+    }
+    if (copies > 1) {  // a row that was found in two lists has one canonical distance
+        const auto row = [](const Candidate& a, const Candidate& b) { return a.row < b.row; };
+        std::sort(hits.begin(), hits.end(), row);
+        const auto same = [](const Candidate& a, const Candidate& b) { return a.row == b.row; };
+        hits.erase(std::unique(hits.begin(), hits.end(), same), hits.end());
+    }
+    keep_best(hits, k, *now.state->ids);
+    return std::move(hits);
+}
+
+// The k best of rows by the finest codec.
+std::vector<Candidate> Ivf::Search::find_among(const std::vector<uint32_t>& rows, const Vectors& query) const {
+    constexpr size_t kPiece = 256;
+    const std::unique_ptr<Settler> settler = now.finest(version, query);
+    TopK best(1, k, {&now.live, nullptr}, *settler, *now.state->ids);
+    std::vector<uint32_t> piece;
+    for (size_t first = 0; first < rows.size(); first += kPiece) {
+        checkpoint();
+        piece.assign(rows.begin() + static_cast<std::ptrdiff_t>(first),
+                     rows.begin() + static_cast<std::ptrdiff_t>(std::min(first + kPiece, rows.size())));
+        for (const Candidate& c : settler->bounded(0, piece)) best.offer(0, c);
+    }
+    return std::move(best.finish(0));
+}
+
+template <class Report>
+void Ivf::Search::scan_all(const Vectors& queries, const Report& report) const {
+    const StoreSettler settler(version.rerank->prepare(queries), now.rerank());
+    TopK best(queries.n, k, admission, settler, *now.state->ids, {version.rerank->fine_bytes() > 0, false});
+    scan_rows(settler.query(), now.rerank(), 0, now.live.count, best, kAlways);
+    for (size_t q = 0; q < queries.n; ++q) report(q, best.finish(q));
+}
+
+SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& options, const Run& run) const {
+    const Snapshot now = snapshot();
+    SearchOptions taken = options;
+    take_tuned(now, taken);
+    const double oversample = oversample_of(taken);
+    const IvfCodes& codes = codes_of(now);
+    const size_t lists = codes.lists.size(), probes = std::min(lists, taken.probes.value_or(probes_of(codes)));
+    if (taken.probes == size_t{0}) throw InvalidInput("probes: 0 given, expected at least 1");
+    const Version version = version_of(now, options.version);
+    check_reranked(queries, "queries");
+    const CheckedVectors vectors = version.codec->check(queries, "queries");
+    SearchResult out(queries.n, k);
+
+    std::optional<Bitmap> rebuilt;
+    const Bitmap* allowed = rows_of(now, options, rebuilt);
+    const size_t live = now.live.size(), candidates = allowed ? std::min(allowed->count(), live) : live;
+    const bool reranks = rerank_ != nullptr;
+    Search search{now, version, codes, {&now.live, allowed}};
+    search.candidates = candidates;
+    search.copies = own_.soar != 0 ? 2 : 1;
+    search.k = std::min(k, candidates);
+    search.rerank = reranks;
+    search.probes = probes;
+    const double share = live == 0 ? 1 : static_cast<double>(candidates) / static_cast<double>(live);
+    const double visited = static_cast<double>(probes) / static_cast<double>(std::max<size_t>(1, lists));
+    const double grown = std::min(1.0, visited * std::pow(std::max(share, 1e-9), -kGrowth));
+    search.seen = allowed ? grown * static_cast<double>(candidates) : 0;
+    const double kept = static_cast<double>(k) * (reranks ? oversample : static_cast<double>(search.copies));
+    search.kept = static_cast<size_t>(std::min(std::ceil(kept), static_cast<double>(live * search.copies)));
+    // Rows are scored one by one where they are few, or all are wanted.
+    const bool among =
+        taken.exhaustive || (allowed && share * kScored < grown * (kLooked + std::min(1.0, share * kScored)));
+    const std::string finest(reranks ? rerank_->name() : codec_->name());
+    out.plan = among ? (allowed ? "filtered rows, " : "scan, ") + finest
+                     : std::to_string(probes) + " of " + std::to_string(lists) + " lists, " +
+                           std::string(codec_->name()) + (reranks ? ", rerank " + finest : "");
+    if (queries.n == 0 || search.k == 0) return out;
+
+    std::vector<uint32_t> rows;
+    for (uint32_t row = 0; among && row < now.live.count; ++row) {
+        if (search.admission(row)) rows.push_back(row);
+    }
+    const size_t dims = codes.coarse->dims();
+    const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
+    const size_t part = std::max<size_t>(1, std::min(kPartQueries, (queries.n + threads - 1) / threads));
+    parallel_for((queries.n + part - 1) / part, {threads, run.poll}, [&](size_t item) {
+        const size_t first = item * part, n = std::min(part, queries.n - first);
+        const Vectors own = vectors.part(first, n);
+        if (among && reranks && rows.size() == now.live.count) {
+            search.scan_all(own, [&](size_t q, const auto& hits) { report(out, first + q, hits, now); });
+            return;
+        }
+        std::vector<float> compared(n * dims);
+        std::vector<Probe> nearest(n * probes);
+        if (!among) {
+            load_compared(own, dims, options_.metric, compared.data());
+            codes.coarse->nearest(compared.data(), n, probes, nearest.data());
+        }
+        for (size_t q = 0; q < n; ++q) {
+            checkpoint();
+            const Vectors query = own.part(q, 1);
+            report(out, first + q,
+                   among ? search.find_among(rows, query)
+                         : search.find(compared.data() + q * dims, nearest.data() + q * probes, query),
+                   now);
+        }
+    });
+    return out;
+}
+
+RangeResult Ivf::range_search(const Vectors& queries, double radius, const SearchOptions& options,
+                              const Run& run) const {
+    if (std::isnan(radius)) throw InvalidInput("radius: NaN given, expected a number");
+    const Snapshot now = snapshot();
+    const IvfCodes& codes = codes_of(now);
+    const size_t lists = codes.lists.size(), probes = std::min(lists, options.probes.value_or(probes_of(codes)));
+    if (options.probes == size_t{0}) throw InvalidInput("probes: 0 given, expected at least 1");
+    const Version version = version_of(now, options.version);
+    check_reranked(queries, "queries");
+    const CheckedVectors vectors = version.codec->check(queries, "queries");
+    std::vector<std::vector<std::pair<int64_t, float>>> found(queries.n);
+    if (now.live.size() == 0) return RangeResult(found);
+    std::optional<Bitmap> rebuilt;
+    Search search{now, version, codes, {&now.live, rows_of(now, options, rebuilt)}};
+    search.probes = probes;
+
+    // Scores are compared as the user sees them, in float32.
+    const auto limit = static_cast<float>(radius);
+    const bool similarity = is_similarity(options_.metric);
+    const size_t dims = codes.coarse->dims();
+    const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
+    parallel_for(queries.n, {threads, run.poll}, [&](size_t q) {
+        const Vectors query = vectors.part(q, 1);
+        std::vector<float> compared(dims);
+        std::vector<Probe> nearest(probes);
+        load_compared(query, dims, options_.metric, compared.data());
+        codes.coarse->nearest(compared.data(), 1, probes, nearest.data());
+        std::vector<Candidate> inside;
+        std::vector<uint32_t> rows;
+        search.visit_lists(compared.data(), nearest.data(), [&](const Probe&, const List& list, const auto* some) {
+            const uint32_t* first = some ? some->data() : list.rows;
+            const uint32_t* last = some ? first + some->size() : first + list.size;
+            // (A damaged file may name rows that do not exist.)
+            std::copy_if(first, last, std::back_inserter(rows), [&](uint32_t row) { return now.live.contains(row); });
+        });
+        std::sort(rows.begin(), rows.end());
+        rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+        const std::unique_ptr<Settler> settler = now.finest(version, query);
+        const double distance = core_distance(options_.metric, limit);
+        const auto bound = static_cast<float>(distance + std::abs(distance) * 1e-6 + 1e-37);
+        for (const Candidate& c : settler->bounded(0, rows)) {
+            if (!(c.low > bound)) inside.push_back(c);
+        }
+        settler->settle(0, inside);
+        keep_best(inside, inside.size(), *now.state->ids);
+        for (const Candidate& c : inside) {
+            const float score = api_score(options_.metric, c.exact);
+            if (similarity ? score >= limit : score <= limit) {
+                found[q].emplace_back(now.state->ids->id_of(c.row), score);
+            }
+        }
+    });
+    return RangeResult(found);
+}
+
+}  // namespace nearfield
