@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import binary, capacity, codecs, flat, kernels, report
+from . import binary, capacity, codecs, flat, ivf, kernels, report
 from .environment import BenchError, cores
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = {"kernels": kernels, "flat": flat, "binary": binary, "codecs": codecs, "capacity": capacity}
+BENCHMARKS = {"kernels": kernels, "flat": flat, "binary": binary, "codecs": codecs, "ivf": ivf, "capacity": capacity}
 
 
 def main() -> int:

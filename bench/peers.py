@@ -3,13 +3,16 @@ Exact search as this library and others offer it, each behind the same three lin
 
 An adapter takes the base vectors, the metric ("ip" or "l2") and a number of threads, and answers queries with ids. One
 for packed bits takes the base and the number of threads, and answers with Hamming distances and ids. One for quantized
-vectors learns from the base when it is made, is given the vectors in parts, and runs on one thread.
+vectors learns from the base when it is made, is given the vectors in parts, and runs on one thread. One for inverted
+lists is built on several threads and searched on one, with probes and a number of candidates scored again.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -345,3 +348,170 @@ CODE_CONTENDERS = {
     **{f"turbovec {bits} bit": CodeContender(TurboVec, str(bits), ("ip", "cosine")) for bits in (4, 2)},
 }
 CODE_PACKAGES = ["nearfield", "numpy", "faiss", "turbovec"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Inverted lists
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class ListsAdapter(Protocol):
+    def __init__(self, base: Floats, metric: str, threads: int, lists: int, code: str) -> None:
+        """Build from all vectors on these threads; searches run on one. What codes there are is for each to say."""
+
+    def search(self, queries: Floats, k: int, probes: int, candidates: int) -> Ids:
+        """Answer a batch; `candidates` are scored again from finer vectors, where the index has such a step."""
+
+    def nbytes(self) -> int: ...
+
+
+def files_size(folder: str) -> int:
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
+def inverted(dim: int, metric: str, lists: int, code: str) -> Any:
+    """An empty index of this library: `code` is its codec, the one of reranking and maybe "soar", with + between."""
+    nearfield = require("nearfield", "bench")
+    codec, rerank, *rest = code.split(" + ")
+    options = {"soar": 1.0} if rest == ["soar"] else {}
+    return nearfield.IVF(dim, metric, lists=lists, codec=CODECS[codec](nearfield, dim), rerank=rerank, **options)
+
+
+class NearfieldLists:
+    def __init__(self, base: Floats, metric: str, threads: int, lists: int, code: str) -> None:
+        self._index = inverted(base.shape[1], metric, lists, code)
+        self._index.add(base, threads=threads)
+
+    def search(self, queries: Floats, k: int, probes: int, candidates: int) -> Ids:
+        return self._index.search(queries, k, probes=probes, oversample=candidates / k, threads=1).ids
+
+    def nbytes(self) -> int:
+        return self._index.nbytes
+
+
+class FaissLists:
+    """Product quantization with its fast scan, candidates scored again in half precision."""
+
+    def __init__(self, base: Floats, metric: str, threads: int, lists: int, code: str) -> None:
+        faiss = require("faiss", "peers")
+        faiss.omp_set_num_threads(threads)
+        measure = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        dim, subspaces = base.shape[1], parts(base.shape[1], {"dim/4": 4, "dim/2": 2}[code.removeprefix("PQ ")])
+        self._faiss = faiss
+        self._index = faiss.index_factory(dim, f"IVF{lists},PQ{subspaces}x4fs,Refine(SQfp16)", measure)
+        rows = np.ascontiguousarray(base)
+        self._index.train(rows)
+        self._index.add(rows)
+        self._lists = faiss.extract_index_ivf(self._index.base_index)
+        faiss.omp_set_num_threads(1)
+
+    def search(self, queries: Floats, k: int, probes: int, candidates: int) -> Ids:
+        self._lists.nprobe, self._index.k_factor = probes, candidates / k
+        return self._index.search(queries, k)[1]
+
+    def nbytes(self) -> int:
+        return self._faiss.serialize_index(self._index).nbytes
+
+
+class ScannLists:
+    """
+    Codes of 4 bits for every two dimensions, "soar" with a second list for each vector, which inner products can have.
+
+    Codes are anisotropic for inner products, with the threshold that its documentation uses.
+    """
+
+    def __init__(self, base: Floats, metric: str, threads: int, lists: int, code: str) -> None:
+        scann = require("scann", "peers")
+        measure = "squared_l2" if metric == "l2" else "dot_product"
+        builder = scann.scann_ops_pybind.builder(np.ascontiguousarray(base), 10, measure)
+        builder.set_n_training_threads(threads)
+        builder.tree(lists, lists, training_sample_size=len(base), soar_lambda=1.5 if code == "soar" else None)
+        builder.score_ah(2, anisotropic_quantization_threshold=float("nan") if metric == "l2" else 0.2)
+        self._index = builder.reorder(100).build()
+
+    def search(self, queries: Floats, k: int, probes: int, candidates: int) -> Ids:
+        searched = self._index.search_batched(
+            queries, final_num_neighbors=k, pre_reorder_num_neighbors=candidates, leaves_to_search=probes
+        )
+        return searched[0].astype(np.int64)
+
+    def nbytes(self) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            self._index.serialize(folder)
+            return files_size(folder)
+
+
+class RaBitQLists:
+    """
+    Codes of some bits, or of one bit with the vectors themselves behind it, by its own clustering.
+
+    It decides for itself which candidates are scored again.
+    """
+
+    def __init__(self, base: Floats, metric: str, threads: int, lists: int, code: str) -> None:
+        rabitqlib = require("rabitqlib", "peers")
+        rows = np.ascontiguousarray(base)
+        exact = rabitqlib.FinalAssignmentMode.Exact
+        clusters = rabitqlib.RaBitQKMeans(rows.shape[1], lists, num_threads=threads, final_assignment=exact)
+        clusters.train(rows)
+        bits = 32 if code == "1 bit, vectors" else int(code.removesuffix(" bit"))
+        self._index = rabitqlib.IvfIndex(rows.shape[1], len(rows), lists, bits, metric=metric)
+        self._index.build(rows, clusters.centroids, clusters.assignments, num_threads=threads)
+
+    def search(self, queries: Floats, k: int, probes: int, candidates: int) -> Ids:
+        return self._index.search(queries, k, probes, num_threads=1)[0].astype(np.int64)
+
+    def nbytes(self) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            self._index.save(str(Path(folder) / "index"))
+            return files_size(folder)
+
+
+LISTS_CONTENDERS: dict[str, type[ListsAdapter]] = {
+    "nearfield": NearfieldLists,
+    "faiss": FaissLists,
+    "scann": ScannLists,
+    "rabitqlib": RaBitQLists,
+}
+LISTS_PACKAGES = ["nearfield", "numpy", "faiss", "sklearn"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Clustering
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def nearfield_centers(base: Floats, clusters: int, iterations: int, threads: int) -> Floats:
+    kmeans = require("nearfield", "bench").KMeans(clusters, metric="l2", iterations=iterations, seed=0)
+    return kmeans.fit(base, threads=threads).cluster_centers_
+
+
+def faiss_centers(base: Floats, clusters: int, iterations: int, threads: int) -> Floats:
+    """From all vectors: by default it takes 256 for each cluster."""
+    faiss = require("faiss", "peers")
+    faiss.omp_set_num_threads(threads)
+    kmeans = faiss.Kmeans(base.shape[1], clusters, niter=iterations, max_points_per_centroid=len(base), seed=0)
+    kmeans.train(base)
+    return kmeans.centroids
+
+
+def rabitqlib_centers(base: Floats, clusters: int, iterations: int, threads: int) -> Floats:
+    """Vectors are assigned by estimates from codes of one bit."""
+    rabitqlib = require("rabitqlib", "peers")
+    kmeans = rabitqlib.RaBitQKMeans(base.shape[1], clusters, niter=iterations, num_threads=threads, seed=0)
+    kmeans.train(base)
+    return kmeans.centroids
+
+
+def sklearn_centers(base: Floats, clusters: int, iterations: int, threads: int) -> Floats:
+    """Mini-batches as by default, in at most 100 passes; the threads are those of the environment."""
+    cluster = require("sklearn.cluster", "peers")
+    return cluster.MiniBatchKMeans(clusters, random_state=0).fit(base).cluster_centers_
+
+
+CLUSTERINGS: dict[str, Callable[[Floats, int, int, int], Floats]] = {
+    "nearfield": nearfield_centers,
+    "faiss": faiss_centers,
+    "rabitqlib": rabitqlib_centers,
+    "scikit-learn": sklearn_centers,
+}

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import binary, capacity, codecs
+from . import binary, capacity, codecs, ivf
 from .environment import ROOT, BenchError
 
 Line = dict[str, Any]
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     lines: list[Line] = []
-    for name in ("kernels", "flat", "binary", "codecs", "capacity"):
+    for name in ("kernels", "flat", "binary", "codecs", "ivf", "capacity"):
         path = options.results / f"{name}.jsonl"
         if not path.exists():
             raise BenchError(f"{path} is missing: run python -m bench {name}")
@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> None:
     capacity.draw(of(lines, "capacity"), figures / "capacity.svg")
     binary.draw(of(lines, "recall"), figures / "binary_recall.svg")
     codecs.draw(of(lines, "codec scan"), figures / "codecs.svg")
+    ivf.draw(of(lines, "lists search"), figures / "ivf.svg")
 
 
 def table(header: list[str], rows: list[list[str]], text_columns: int) -> str:
@@ -359,6 +360,101 @@ def declared_recalls(lines: list[Line]) -> str:
     return table([*columns, "by hand", "x by hand", "x, 64 at a time"], rows, 3)
 
 
+def clusterings(lines: list[Line]) -> str:
+    rows = [
+        [
+            f"{line['dataset']} {line['n']:,} x {line['dim']}",
+            name + mark(line),
+            f"{one['seconds']:.2f}",
+            f"{one['inertia']:.6g}",
+            f"{one['ratio']:.2f}",
+            f"{one['inertia_ratio']:.5f}",
+        ]
+        for line in of(lines, "clustering")
+        for name, one in line["contenders"].items()
+    ]
+    header = ["data", "", "seconds", "inertia", "nearfield is x as fast", "inertia / nearfield's"]
+    return table(header, rows, 2)
+
+
+def lists_searches(lines: list[Line]) -> str:
+    """One row for each contender, dataset and recall; who does not reach it says so by the recall alone."""
+    rows = []
+    for line in of(lines, "lists search"):
+        for name, one in line["contenders"].items():
+            reached = "queries_per_s" in one
+            against = ["", ""]
+            if "ratio" in one:
+                against = [f"{one['ratio']:.2f}", f"{one['single_ratio']:.2f}"]
+            rows.append(
+                [
+                    data_of(line),
+                    f"{line['wanted']:.2f}",
+                    " ".join([name, one.get("version", "")]).strip() + mark(line),
+                    one["code"],
+                    f"{one['lists']:,}",
+                    f"{one['probes']}",
+                    f"{one['candidates'] or ''}",
+                    f"{one['bytes']:,.0f}",
+                    f"{one['build_s']:.1f}",
+                    f"{one['recall']:.4f}",
+                    f"{one['queries_per_s']:,.0f}" if reached else "",
+                    against[0],
+                    f"{one['single_us']:,.0f}" if reached else "",
+                    against[1],
+                ]
+            )
+    columns = ["data", "asked", "", "code", "lists", "probes", "candidates", "bytes", "build s", "recall@10"]
+    return table([*columns, "queries/s", "nearfield x", "one by one, us", "nearfield x"], rows, 4)
+
+
+def filters(lines: list[Line]) -> str:
+    rows = []
+    for line in of(lines, "filter"):
+        recalls = [line["recall"]["memory"], line["recall"]["mapped"], line["unfiltered_recall"]]
+        rows.append(
+            [
+                data_of(line),
+                f"{100 * line['share']:g} %, {line['kind']}{mark(line)}",
+                *(f"{recall:.4f}" for recall in recalls),
+                *(f"{line[times][way]:,.0f}" for times in ("single_us", "batch_us") for way in ivf.WAYS),
+            ]
+        )
+    ways = ["in memory", "mapped", "exact, `Flat`", "exact, faiss on a copy"]
+    columns = ["data", "allowed", "recall", "mapped", "unfiltered", *(f"{way}, us" for way in ways)]
+    return table([*columns, *(f"{way}, us in a batch" for way in ways)], rows, 2)
+
+
+def budgeted_builds(lines: list[Line]) -> str:
+    rows = []
+    for line in of(lines, "budgeted build"):
+        cells = [data_of(line) + mark(line), f"{line['vectors_bytes'] / 1e6:,.1f}", f"{line['budget'] / 1e6:,.1f}"]
+        for one in (line["limited"], line["unlimited"]):
+            cells += [f"{one['peak_bytes'] / 1e6:,.1f}", f"{one['seconds']:.1f}", f"{one['recall']:.4f}"]
+        rows.append(cells)
+    columns = ["data", "vectors, MB", "budget, MB", "peak, MB", "seconds", "recall"]
+    return table([*columns, "without: peak, MB", "seconds", "recall"], rows, 1)
+
+
+def mapped_lists(lines: list[Line]) -> str:
+    rows = [
+        [
+            data_of(line) + mark(line),
+            f"{line['file_bytes'] / 1e6:,.1f}",
+            f"{line['load_ms']:.1f}",
+            f"{line['load_bytes'] / 1e6:.2f}",
+            f"{line['first_ms']:.1f}",
+            f"{line['first_bytes'] / 1e6:.2f}",
+            f"{line['cold_ms']:.1f}",
+            f"{line['cold_bytes'] / 1e6:.2f}",
+            f"{line['warm_ms']:.2f}",
+        ]
+        for line in of(lines, "mapped lists")
+    ]
+    columns = ["data", "file, MB", "load ms", "MB read", "first query ms", "MB read", "later, cold, ms", "MB read"]
+    return table([*columns, "warm ms"], rows, 1)
+
+
 def capacities(lines: list[Line]) -> str:
     measured = of(lines, "capacity")
     cells: dict[tuple[str, int], list[str]] = {}
@@ -387,5 +483,10 @@ TABLES: dict[str, Callable[[list[Line]], str]] = {
     "projections": projections,
     "memory": memories,
     "declared_recall": declared_recalls,
+    "clusterings": clusterings,
+    "lists_search": lists_searches,
+    "filters": filters,
+    "budgeted_builds": budgeted_builds,
+    "mapped_lists": mapped_lists,
     "capacity": capacities,
 }
