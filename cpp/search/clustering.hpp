@@ -40,6 +40,9 @@ struct Clustering {
 // clusters, some centroids are equal.
 Clustering kmeans_cluster(const float* points, size_t n, size_t dim, const KMeansOptions& options, const Run& run);
 
+// Vectors (n, dim) scaled to length 1; zeros stay zeros.
+void to_unit_length(const float* vectors, size_t n, size_t dim, float* out);
+
 class CentroidScreen;
 
 // A set of centroids that finds the nearest one of any vector. Immutable; copies share what they hold.
