@@ -84,6 +84,24 @@ SETTINGS: dict[str, dict[str, list[Settings]]] = {
             Settings(2, "1 bit, vectors", ((32, 0), (64, 0), (256, 0))),
         ],
     },
+    "glove": {
+        "nearfield": [Settings(2, "rabitq1 + f16", ((45, 100), (91, 160), (256, 320)))],
+        "faiss": [Settings(2, "PQ dim/2", ((45, 40), (91, 80), (256, 160)))],
+        "scann": [Settings(2, "soar", ((16, 80), (32, 160), (128, 160)))],
+        "rabitqlib": [Settings(2, "1 bit, vectors", ((45, 0), (85, 0), (300, 0)))],
+    },
+    "mnist": {
+        "nearfield": [Settings(1, "rabitq1 + f16", ((6, 40), (8, 40), (16, 80)))],
+        "faiss": [
+            Settings(1, "PQ dim/4", ((6, 20), (8, 20), (16, 40))),
+            Settings(2, "PQ dim/4", ((6, 20), (10, 20), (23, 80))),
+        ],
+        "scann": [Settings(2, "plain", ((6, 20), (8, 20), (23, 20)))],
+        "rabitqlib": [
+            Settings(1, "7 bit", ((4, 0), (6, 0), (20, 0))),
+            Settings(2, "1 bit, vectors", ((6, 0), (8, 0), (20, 0))),
+        ],
+    },
 }
 # What the sweep tries: lists, codes, and candidates where they can be given.
 CANDIDATES = [20, 40, 80, 160, 320, 640, 1280]
@@ -677,6 +695,7 @@ def run_mapped(options: argparse.Namespace, results: Results) -> None:
 
 def draw(lines: list[Line], path: Path) -> None:
     """Draw queries per second of each contender against recall, one panel for each dataset."""
+    ticker = require("matplotlib.ticker", "plot")
     names = list(dict.fromkeys(line["dataset"] for line in lines))
     figure, panels = figures.start("ivf", len(names))
     for panel, dataset in zip(panels, names, strict=True):
@@ -687,6 +706,9 @@ def draw(lines: list[Line], path: Path) -> None:
             panel.plot(xs, ys, marker="o", color=f"C{number}", label=name, zorder=3 if name == "nearfield" else 2)
         panel.set_title(f"{dataset}, {some[0]['metric']}")
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:,.0f}")
+        panel.yaxis.set_minor_formatter(ticker.NullFormatter())
         panel.set_xlabel(f"recall@{K}")
     panels[0].set_ylabel("queries/s, one core")
     panels[-1].legend(frameon=False)

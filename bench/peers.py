@@ -482,7 +482,7 @@ LISTS_PACKAGES = ["nearfield", "numpy", "faiss", "sklearn"]
 
 
 def nearfield_centers(base: Floats, clusters: int, iterations: int, threads: int) -> Floats:
-    kmeans = require("nearfield", "bench").KMeans(clusters, metric="l2", iterations=iterations, seed=0)
+    kmeans = require("nearfield", "bench").KMeans(clusters, iterations=iterations, sample=None, seed=0)
     return kmeans.fit(base, threads=threads).cluster_centers_
 
 
