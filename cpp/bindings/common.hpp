@@ -56,7 +56,7 @@ auto interruptible(size_t threads, const py::object& progress, const Work& work)
 
 void register_errors(py::module_& module);
 void register_faults(py::module_& module);
-void register_flat(py::module_& module);
+void register_indexes(py::module_& module);
 void register_kernels(py::module_& module);
 
 }  // namespace nearfield::bindings

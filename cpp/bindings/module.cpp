@@ -9,6 +9,6 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     kernels::active();  // a wrong NEARFIELD_ISA is said at import
     bindings::register_errors(module);
     bindings::register_faults(module);
-    bindings::register_flat(module);
+    bindings::register_indexes(module);
     bindings::register_kernels(module);
 }

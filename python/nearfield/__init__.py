@@ -6,9 +6,11 @@ from pathlib import Path
 
 from . import _core, datasets, kernels, vsa
 from ._core import FileFormatError
+from ._index import Filter
 from .codecs import LVQ, PQ, SQ, Lloyd, RaBitQ, RecurrentBinary, Sign
 from .files import load
-from .flat import Filter, Flat
+from .flat import Flat
+from .ivf import IVF
 from .quantization import dequantize_embeddings, quantize_embeddings
 from .results import Hits, RangeHits
 from .transforms import PCA, Blocks, LeanVec, Prefix, RandomRotation
@@ -17,6 +19,7 @@ from .tuning import Tuning
 __version__ = _core.__version__
 
 __all__ = [
+    "IVF",
     "LVQ",
     "PCA",
     "PQ",

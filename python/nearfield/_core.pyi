@@ -21,19 +21,16 @@ class FileFormatError(ValueError): ...
 class Filter:
     def __len__(self) -> int: ...
 
-class Flat:
-    def __init__(
+class Index:
+    def train(
         self,
-        dim: int,
-        metric: str,
-        codec: str,
-        parameters: dict[str, str],
-        rerank: str,
-        rerank_parameters: dict[str, str],
-        oversample: float,
-        screen: bool,
+        vectors: _Array,
+        type: str,
+        version: str,
+        given: dict[str, _Scores],
+        threads: int,
+        progress: Callable[[float], None] | None,
     ) -> None: ...
-    def train(self, vectors: _Array, type: str, version: str, given: dict[str, _Scores]) -> None: ...
     def untrained(self, version: str) -> bool: ...
     def add(
         self,
@@ -56,13 +53,21 @@ class Flat:
         k: int,
         filter: Filter | None,
         version: str | None,
+        probes: int | None,
         oversample: float | None,
         recall: float | None,
         exact: bool,
         threads: int,
     ) -> tuple[_Ids, _Scores, _Ids, str]: ...
     def range_search(
-        self, queries: _Array, type: str, radius: float, filter: Filter | None, version: str | None, threads: int
+        self,
+        queries: _Array,
+        type: str,
+        radius: float,
+        filter: Filter | None,
+        version: str | None,
+        probes: int | None,
+        threads: int,
     ) -> tuple[_Ids, _Scores, _Ids]: ...
     def score(self, queries: _Array, type: str, ids: _Ids, version: str | None, threads: int) -> _Scores: ...
     def reconstruct(self, ids: _Ids) -> _Scores: ...
@@ -88,18 +93,77 @@ class Flat:
     @property
     def rerank_parameters(self) -> dict[str, str]: ...
     @property
-    def tuning(self) -> tuple[int, str, int, list[tuple[float, float, float]]]: ...
-    def set_tuning(self, k: int, queries: str, n: int, table: list[tuple[float, float, float]]) -> None: ...
+    def tuning(self) -> tuple[int, str, int, list[tuple[float, float, float, int]]]: ...
+    def set_tuning(self, k: int, queries: str, n: int, table: list[tuple[float, float, float, int]]) -> None: ...
     @property
     def oversample(self) -> float: ...
-    @property
-    def screen(self) -> bool: ...
     def save_path(self, path: str | PathLike[str]) -> None: ...
     def save_to(self, write: Callable[[bytes], Any]) -> None: ...
     @staticmethod
-    def load_path(path: str | PathLike[str], mmap: bool, verify: bool, map_only: str) -> Flat: ...
+    def load_path(path: str | PathLike[str], mmap: bool, verify: bool, map_only: str) -> Index: ...
     @staticmethod
-    def load_bytes(data: Buffer) -> Flat: ...
+    def load_bytes(data: Buffer) -> Index: ...
+
+class Flat(Index):
+    def __init__(
+        self,
+        dim: int,
+        metric: str,
+        codec: str,
+        parameters: dict[str, str],
+        rerank: str,
+        rerank_parameters: dict[str, str],
+        oversample: float,
+        screen: bool,
+    ) -> None: ...
+    @property
+    def screen(self) -> bool: ...
+
+class Ivf(Index):
+    def __init__(
+        self,
+        dim: int,
+        metric: str,
+        codec: str,
+        parameters: dict[str, str],
+        rerank: str,
+        rerank_parameters: dict[str, str],
+        oversample: float,
+        lists: int,
+        probes: int,
+        soar: float,
+        list_dims: int,
+        seed: int,
+    ) -> None: ...
+    def build(
+        self,
+        vectors: _Array,
+        type: str,
+        path: str | PathLike[str],
+        budget: int,
+        threads: int,
+        progress: Callable[[float], None] | None,
+    ) -> None: ...
+    def build_from(
+        self,
+        next: Callable[[], tuple[_Array, str, str, int] | None],
+        path: str | PathLike[str],
+        budget: int,
+        threads: int,
+        progress: Callable[[float], None] | None,
+    ) -> None: ...
+    @property
+    def lists(self) -> int: ...
+    @property
+    def list_sizes(self) -> _Ids: ...
+    @property
+    def centroids(self) -> _Scores: ...
+    @property
+    def probes(self) -> int: ...
+    @property
+    def soar(self) -> float: ...
+    @property
+    def list_dims(self) -> int: ...
 
 def scores(
     queries: _Array, queries_type: str, vectors: _Array, vectors_type: str, metric: str, threads: int

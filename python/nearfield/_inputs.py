@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import operator
 import os
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, cast
 
 import numpy as np
@@ -154,14 +156,14 @@ def flat_ids(value: Any, name: str = "ids") -> npt.NDArray[np.int64]:
     return array
 
 
-def count(value: Any, name: str) -> int:
-    """A whole number, zero or more."""
+def count(value: Any, name: str, least: int = 0) -> int:
+    """A whole number, zero or more unless `least` says otherwise."""
     try:
         whole = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: {value!r} given, expected a whole number") from None
-    if not 0 <= whole < 2**63:
-        raise ValueError(f"{name}: {whole} given, expected at least 0" + (", below 2**63" if whole > 0 else ""))
+    if not least <= whole < 2**63:
+        raise ValueError(f"{name}: {whole} given, expected at least {least}" + (", below 2**63" if whole > 0 else ""))
     return whole
 
 
@@ -197,6 +199,21 @@ def threads(value: int | None) -> int:
     if wanted == 0:
         raise ValueError("threads: 0 given, expected at least 1, or None for all that this process may use")
     return wanted
+
+
+#: Units of bytes, in small letters.
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def byte_count(value: Any, name: str) -> int:
+    """A number of bytes, at least 1, which text may give with a unit such as "512MB" or "1.5 GiB"."""
+    if not isinstance(value, str):
+        return count(value, name, 1)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([a-z]*)", value.strip().lower())
+    if found is None or found[2] not in _UNITS:
+        raise ValueError(f'{name}: {value!r} given, expected bytes, such as 500_000_000, "500MB" or "1.5 GiB"')
+    return count(int(Decimal(found[1]) * _UNITS[found[2]]), name, 1)
 
 
 def path_of(target: Any) -> str | None:

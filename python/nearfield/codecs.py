@@ -556,6 +556,11 @@ def of_spec(name: str, parameters: dict[str, str]) -> Codec:
     return (*chain, last) if chain else last
 
 
+def learns(codec: Any) -> bool:
+    """Whether a codec, as the user wrote it, has to get something from NumPy."""
+    return _learning(*_parts_of(codec, "codec"))
+
+
 def given(codec: Any, vectors: _inputs.Array, element: str, metric: str) -> dict[str, Floats]:
     """What a codec that has to learn gets from NumPy, by the core's names; `codec` is as the user wrote it."""
     if codec is None:

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from . import _core, _inputs
 from .flat import Flat
+from .ivf import IVF
 
 
-def load(file: Any, *, mmap: bool | Literal["rerank"] = False, verify: bool | None = None) -> Flat:
+def load(file: Any, *, mmap: bool | Literal["rerank"] = False, verify: bool | None = None) -> Flat | IVF:
     """
     Open an index file. Safe with files from strangers.
 
@@ -25,7 +26,8 @@ def load(file: Any, *, mmap: bool | Literal["rerank"] = False, verify: bool | No
 
     Returns
     -------
-    Flat
+    Flat or IVF
+        Whichever was saved.
 
     Raises
     ------
@@ -40,11 +42,15 @@ def load(file: Any, *, mmap: bool | Literal["rerank"] = False, verify: bool | No
     if verify is False and not mmap:
         raise ValueError("verify: only a mapped file can be opened without verifying it")
     if path is not None:
-        return Flat._of(_core.Flat.load_path(path, bool(mmap), bool(verify), mmap if isinstance(mmap, str) else ""))
+        return _index_of(_core.Index.load_path(path, bool(mmap), bool(verify), mmap if isinstance(mmap, str) else ""))
     if mmap:
         raise ValueError("mmap: only a file at a path can be mapped")
     if hasattr(file, "read"):
         file = file.read()
     if not isinstance(file, (bytes, bytearray, memoryview)):
         raise TypeError(f"file: {type(file).__name__} given, expected a path, a binary file object or bytes")
-    return Flat._of(_core.Flat.load_bytes(file))
+    return _index_of(_core.Index.load_bytes(file))
+
+
+def _index_of(core: _core.Index) -> Flat | IVF:
+    return IVF._of(core) if isinstance(core, _core.Ivf) else Flat._of(core)
