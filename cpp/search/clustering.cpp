@@ -22,8 +22,8 @@ constexpr size_t kBatch = 768;
 constexpr size_t kDrawn = 4, kMostDrawn = 2048;
 // Entropic transport: how soft assignments are, as a share of the mean of squared distances (less that to the nearest
 // centroid), measured on up to so many points; and how often points and clusters are scaled in turn.
-constexpr double kSoftness = 0.05;
-constexpr size_t kSoftnessSample = 4096, kScalings = 4;
+constexpr double kSoftness = 0.02;
+constexpr size_t kSoftnessSample = 4096, kScalings = 8;
 // Stripes of points whose sums are taken apart and then added up in order, whatever the number of threads.
 constexpr size_t kStripes = 64;
 
@@ -316,10 +316,12 @@ class Assignment {
         }
         if (!(softness_ > 0)) return;
         const auto inverse = static_cast<float>(1 / softness_);
+        constexpr float kNegligible = -30;
         for (size_t c = 0; c < k; ++c) {
             for (size_t i = 0; i < n; ++i) {
                 float& share = block[c * n + i];
-                share = std::exp((least[i] - share) * inverse);
+                const float exponent = (least[i] - share) * inverse;
+                share = exponent > kNegligible ? std::exp(exponent) : 0.0f;  // nearly all are, and exp is slow
                 sums[i] += share;
             }
         }
