@@ -3,6 +3,7 @@
 #include "storage/container.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -47,10 +48,10 @@ namespace storage = nearfield::storage;
 // The largest allocation since it was last set to 0: opening a file must not allocate what its header merely claims.
 // ---------------------------------------------------------------------------------------------------------------------
 #ifndef _WIN32
-static size_t largest_allocation = 0;
+static std::atomic<size_t> largest_allocation{0};
 
 static void* allocate(size_t bytes, size_t alignment) {
-    largest_allocation = std::max(largest_allocation, bytes);
+    if (bytes > largest_allocation) largest_allocation = bytes;  // read by tests of one thread only
     void* memory = nullptr;
     if (posix_memalign(&memory, std::max(alignment, sizeof(void*)), std::max(bytes, size_t{1})) != 0) {
         throw std::bad_alloc();
