@@ -179,4 +179,28 @@ void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
     }
 }
 
+size_t GroupQuery::select(Block block, float bound, uint32_t* at, float* distances) const noexcept {
+    const auto estimate = kernels::active().codes.estimate;
+    const size_t group_bytes = layout_.group_bytes();
+    const Terms& t = terms_[0];
+    const kernels::Estimate query{t.base + block.center, t.scale, t.shift, t.tilt, 0, bound};
+    alignas(64) int32_t sums[kGroup];
+    alignas(64) float all[kGroup];
+    uint32_t survivors;
+    size_t found = 0;
+    for (size_t start = 0; start < block.n; start += kGroup) {
+        const std::byte* group = block.data + start / kGroup * group_bytes;
+        sum(reinterpret_cast<const uint8_t*>(group), 0, 1, sums);
+        const kernels::Factors factors = factors_of(group, block.corrections ? block.corrections + start : nullptr);
+        if (estimate(sums, &factors, &query, 1, &survivors, all) == 0) continue;
+        const uint32_t present = block.n - start >= kGroup ? ~0u : (1u << (block.n - start)) - 1;
+        for (uint32_t left = survivors & present; left != 0; left &= left - 1) {
+            const auto i = static_cast<size_t>(std::countr_zero(left));
+            at[found] = static_cast<uint32_t>(start + i);
+            distances[found++] = std::isnan(all[i]) ? -kInfinity : all[i];
+        }
+    }
+    return found;
+}
+
 }  // namespace nearfield

@@ -133,6 +133,18 @@ std::unique_ptr<Codec> make_codec(const CodecSpec& given, size_t dim, Metric met
     return has_transforms(spec) ? make_transformed(spec, dim, metric) : kind->make(spec, dim, metric);
 }
 
+size_t Query::select(Block block, float bound, uint32_t* at, float* distances) const noexcept {
+    score_block(block, distances);
+    size_t found = 0;
+    for (uint32_t i = 0; i < block.n; ++i) {
+        const float distance = std::isnan(distances[i]) ? -std::numeric_limits<float>::infinity() : distances[i];
+        at[found] = i;
+        distances[found] = distance;
+        found += distance <= bound ? 1 : 0;
+    }
+    return found;
+}
+
 void Query::bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, float* low,
                        float* high) const noexcept {
     constexpr size_t kPiece = 256;

@@ -1,6 +1,7 @@
 #include "search/coarse.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -29,6 +30,9 @@ Coarse::Coarse(std::vector<float> centroids, size_t dims, Metric metric)
       screen_(dims, metric == Metric::l2 ? Metric::l2 : Metric::ip,
               ScreenCodec::center_of(values().data(), lists_, dims, Metric::ip)),
       groups_((lists_ + kGroup - 1) / kGroup * screen_.group_bytes() / sizeof(float)) {
+    for (size_t list = 0; list < lists_; ++list) {
+        longest_ = std::max(longest_, std::sqrt(dot(centroid(list), centroid(list), dims)));
+    }
     std::vector<float> group(kGroup * dims);
     for (size_t first = 0; first < lists_; first += kGroup) {
         const size_t n = std::min(kGroup, lists_ - first);
@@ -76,32 +80,46 @@ void Coarse::assign(const float* vectors, size_t n, double soar, uint32_t* label
 }
 
 void Coarse::nearest(const float* queries, size_t n, size_t count, Probe* probes) const {
+    const kernels::DenseKernels& kernel = kernels::active().dense[kernels::kF32];
+    const auto* centroids = reinterpret_cast<const uint8_t*>(values().data());
     thread_local std::vector<float> estimates, ordered;
     thread_local std::vector<uint32_t> order;
     estimates.resize(n * lists_);
+    ordered.resize(lists_);
     screen_.estimates(queries, n, reinterpret_cast<const std::byte*>(groups_.data()), lists_, estimates.data());
     for (size_t q = 0; q < n; ++q, probes += count) {
-        const float* own = estimates.data() + q * lists_;
+        const float *own = estimates.data() + q * lists_, *query = queries + q * dims_;
         const auto nearer = [own](uint32_t a, uint32_t b) { return own[a] != own[b] ? own[a] < own[b] : a < b; };
-        order.resize(lists_);
+        float bound = std::numeric_limits<float>::infinity();
         if (count < lists_) {
-            // Those below the count-th estimate, and as many equal to it as there is room for.
-            ordered.assign(own, own + lists_);
+            std::copy_n(own, lists_, ordered.begin());
             const auto last = ordered.begin() + static_cast<std::ptrdiff_t>(count - 1);
             std::nth_element(ordered.begin(), last, ordered.end());
-            const float bound = *last;
-            order.clear();
-            for (uint32_t list = 0; list < lists_; ++list) {
-                if (own[list] <= bound) order.push_back(list);
-            }
-        } else {
-            std::iota(order.begin(), order.end(), 0u);
+            bound = *last;
         }
-        std::sort(order.begin(), order.end(), nearer);
+        order.resize(lists_);
+        size_t kept = 0;
+        for (uint32_t list = 0; list < lists_; ++list) {  // without branches, which nobody could foresee
+            order[kept] = list;
+            kept += own[list] <= bound ? 1 : 0;
+        }
+        std::sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept), nearer);
+        float* distances = ordered.data();
+        if (metric_ == Metric::l2) {
+            kernel.l2(query, centroids, dims_ * sizeof(float), order.data(), count, dims_, distances);
+        } else {
+            kernel.dot(query, centroids, dims_ * sizeof(float), order.data(), count, dims_, distances, nullptr);
+        }
         for (size_t p = 0; p < count; ++p) {
-            probes[p] = {order[p], static_cast<float>(distance(queries + q * dims_, order[p]))};
+            probes[p] = {order[p], metric_ == Metric::l2 ? distances[p] : -distances[p]};
         }
     }
+}
+
+float Coarse::rounding(const float* query) const {
+    const double length = std::sqrt(dot(query, query, dims_));
+    const double magnitude = metric_ == Metric::l2 ? (length + longest_) * (length + longest_) : length * longest_;
+    return TiledQueries::kRelative * static_cast<float>(magnitude);
 }
 
 double Coarse::distance(const float* query, size_t list) const {

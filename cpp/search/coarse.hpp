@@ -33,12 +33,15 @@ class Coarse {
     void assign(const float* vectors, size_t n, double soar, uint32_t* labels) const;
     // The `count` lists nearest to each query (n, dims), best first, by the metric: probes (n, count).
     void nearest(const float* queries, size_t n, size_t count, Probe* probes) const;
-    // Distances from a query to a centroid, in float64: -<q, c> or |q - c|^2.
+    // The distance from a query to a centroid, in float64: -<q, c> or |q - c|^2; and how far those of `nearest` may be
+    // off, in float32.
     double distance(const float* query, size_t list) const;
+    float rounding(const float* query) const;
 
   private:
     size_t lists_, dims_;
     Metric metric_;
+    double longest_ = 0;  // centroid
     Centroids centroids_;
     ScreenCodec screen_;
     std::vector<float> groups_;  // of the screen; floats for their alignment

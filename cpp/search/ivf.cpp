@@ -146,9 +146,10 @@ void Ivf::IvfCodes::encode(const Codec& codec, size_t list, const float* vectors
     }
 }
 
-Block Ivf::IvfCodes::block(const List& list, float center) const {
-    constexpr float kRounding = 0x1p-21f;  // of two sums
-    return {list.codes, list.size, center, list.corrections, kRounding * (std::abs(center) + list.largest)};
+Block Ivf::IvfCodes::block(const List& list, float center, float rounding) const {
+    constexpr float kSums = 0x1p-21f;  // what two sums lose
+    return {list.codes, list.size, residual ? center : 0, list.corrections,
+            residual ? rounding + kSums * (std::abs(center) + list.largest) : 0};
 }
 
 size_t Ivf::IvfCodes::list_bytes(const List& list) const {

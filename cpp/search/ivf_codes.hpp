@@ -52,8 +52,8 @@ struct Ivf::IvfCodes final : Codes {
 
     size_t groups(const List& list) const { return (list.size + layout->group() - 1) / layout->group(); }
     size_t list_bytes(const List& list) const;
-    // The codes of a list around its centroid, at `center` from the query.
-    Block block(const List& list, float center) const;
+    // The codes of a list around its centroid, at `center` from the query, give or take `rounding`.
+    Block block(const List& list, float center, float rounding) const;
     // Rows of one list, with their fine bytes.
     void unpack(const List& list, const uint32_t* at, size_t n, std::byte* rows) const;
     // Throws FileFormatError for rows that the codec could not have made; for a file that was read.

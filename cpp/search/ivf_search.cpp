@@ -23,6 +23,45 @@ constexpr double kLooked = 0.5, kScored = 8;
 // s^-kGrowth times as many lists.
 constexpr double kGrowth = 0.5;
 
+// The rows with the least estimated distances.
+class Nearest {
+  public:
+    explicit Nearest(size_t most) : most_(most) {}
+
+    float bound() const { return bound_; }
+    void offer(uint32_t row, float distance) { found_.push_back({distance, row}); }
+    // Keeps memory and work within bounds; to be called now and then.
+    void shrink() {
+        constexpr size_t kSpare = 64;
+        if (found_.size() > 2 * most_ + kSpare) keep();
+    }
+    void take(std::vector<uint32_t>& rows) {
+        keep();
+        for (const Found& one : found_) rows.push_back(one.row);
+    }
+
+  private:
+    struct Found {
+        float distance;
+        uint32_t row;
+        bool operator<(const Found& other) const {
+            return distance != other.distance ? distance < other.distance : row < other.row;
+        }
+    };
+
+    void keep() {
+        if (found_.size() <= most_) return;
+        const auto last = found_.begin() + static_cast<std::ptrdiff_t>(most_ - 1);
+        std::nth_element(found_.begin(), last, found_.end());
+        bound_ = last->distance;
+        found_.resize(most_);
+    }
+
+    size_t most_;
+    float bound_ = std::numeric_limits<float>::infinity();
+    std::vector<Found> found_;
+};
+
 }  // namespace
 
 // What the queries of one search have in common.
@@ -38,10 +77,15 @@ struct Ivf::Search {
     double seen = 0;              // rows that may be returned and must have been seen
     bool rerank = false;
 
+    // Whether so few rows of a list may be returned that they are not worth a scan.
+    static bool few(const List& list, const std::vector<uint32_t>* allowed) {
+        return allowed != nullptr && static_cast<double>(allowed->size()) * kScored < static_cast<double>(list.size);
+    }
     // Calls visit(probe, list, rows of it that may be returned or null for all) until enough have been seen.
     template <class Visit>
     void visit_lists(const float* query, const Probe* nearest, const Visit& visit) const;
     std::vector<Candidate> find(const float* coarse_query, const Probe* nearest, const Vectors& query) const;
+    std::vector<Candidate> find_candidates(const float* coarse_query, const Probe* nearest, const Vectors& query) const;
     std::vector<Candidate> find_among(const std::vector<uint32_t>& rows, const Vectors& query) const;
     // The k best of all rows of the finer codec for each query.
     template <class Report>
@@ -76,8 +120,40 @@ void Ivf::Search::visit_lists(const float* query, const Probe* nearest, const Vi
     }
 }
 
-// The k best of the rows in the lists that are visited.
+// The k best of the rows in the lists that are visited, by estimates and the finer codec.
+std::vector<Candidate> Ivf::Search::find_candidates(const float* coarse_query, const Probe* nearest,
+                                                    const Vectors& query) const {
+    const IvfQueries queries(query, codes.metric, codes.residual);
+    const std::unique_ptr<Query> scanned = version.codec->prepare(queries.coded);
+    Nearest best(kept);
+    std::vector<uint32_t> at, rows;
+    std::vector<float> distances;
+    visit_lists(coarse_query, nearest, [&](const Probe& probe, const List& list, const std::vector<uint32_t>* allowed) {
+        if (few(list, allowed)) {
+            rows.insert(rows.end(), allowed->begin(), allowed->end());
+            return;
+        }
+        if (at.size() < list.size + kernels::kGroup) {
+            at.resize(list.size + kernels::kGroup);
+            distances.resize(at.size());
+        }
+        const size_t n =
+            scanned->select(codes.block(list, probe.distance, 0), best.bound(), at.data(), distances.data());
+        for (size_t i = 0; i < n; ++i) {
+            const uint32_t row = list.rows[at[i]];
+            if (admission(row)) best.offer(row, distances[i]);
+        }
+        best.shrink();
+    });
+    best.take(rows);
+    std::sort(rows.begin(), rows.end());
+    rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+    return find_among(rows, query);
+}
+
+// The k best of the rows in the lists that are visited, by bounds.
 std::vector<Candidate> Ivf::Search::find(const float* coarse_query, const Probe* nearest, const Vectors& query) const {
+    if (rerank && codes.layout->fine_bytes() == 0) return find_candidates(coarse_query, nearest, query);
     const ListSettler settler(codes, *version.codec, query);
     const Query& scanned = settler.query();
     std::optional<TopK> best;
@@ -89,40 +165,22 @@ std::vector<Candidate> Ivf::Search::find(const float* coarse_query, const Probe*
         best.emplace(1, kept, admission, settler, *now.state->ids, comparison);
     }
     Collector& collector = counted ? static_cast<Collector&>(*counted) : *best;
-    std::vector<uint32_t> few;  // rows of lists of which few may be returned: these are not scanned
-    visit_lists(coarse_query, nearest, [&](const Probe& probe, const List& list, const std::vector<uint32_t>* rows) {
-        if (rows != nullptr && static_cast<double>(rows->size()) * kScored < static_cast<double>(list.size)) {
-            few.insert(few.end(), rows->begin(), rows->end());
+    const float rounding = codes.coarse->rounding(coarse_query);
+    std::vector<uint32_t> rows;
+    visit_lists(coarse_query, nearest, [&](const Probe& probe, const List& list, const std::vector<uint32_t>* allowed) {
+        if (few(list, allowed)) {
+            rows.insert(rows.end(), allowed->begin(), allowed->end());
             return;
         }
         collector.start_list(list.rows);
-        scanned.scan(codes.block(list, probe.distance), collector);
+        scanned.scan(codes.block(list, probe.distance, rounding), collector);
     });
-    std::vector<uint32_t> rows = std::move(few);
     std::vector<Candidate>& hits = collector.finish(0);
-    if (rerank) {
-        for (const Candidate& c : hits) rows.push_back(c.row);
-    } else if (!rows.empty()) {
-        std::vector<double> exact(rows.size());
-        settler.settle(0, rows.data(), rows.size(), exact.data());
-        for (size_t i = 0; i < rows.size(); ++i) {
-            hits.push_back({rows[i], 0, 0});
-            hits.back().settle(exact[i]);
-        }
-    }
-    if (rerank) {
-        std::sort(rows.begin(), rows.end());
-        rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
-        return find_among(rows, query);
-    }
-    if (copies > 1) {  // a row that was found in two lists has one canonical distance
-        const auto row = [](const Candidate& a, const Candidate& b) { return a.row < b.row; };
-        std::sort(hits.begin(), hits.end(), row);
-        const auto same = [](const Candidate& a, const Candidate& b) { return a.row == b.row; };
-        hits.erase(std::unique(hits.begin(), hits.end(), same), hits.end());
-    }
-    keep_best(hits, k, *now.state->ids);
-    return std::move(hits);
+    if (!rerank && rows.empty() && copies == 1 && !counted) return std::move(hits);
+    for (const Candidate& c : hits) rows.push_back(c.row);
+    std::sort(rows.begin(), rows.end());
+    rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+    return find_among(rows, query);
 }
 
 // The k best of rows by the finest codec.

@@ -38,6 +38,7 @@ size_t Settler::settle(size_t q, std::vector<Candidate>& candidates) const {
     for (const Candidate& c : candidates) {
         if (std::isnan(c.exact)) rows.push_back(c.row);
     }
+    if (rows.empty()) return 0;
     std::vector<double> exact(rows.size());
     settle(q, rows.data(), rows.size(), exact.data());
     size_t next = 0;
