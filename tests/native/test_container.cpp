@@ -51,7 +51,7 @@ namespace storage = nearfield::storage;
 static std::atomic<size_t> largest_allocation{0};
 
 static void* allocate(size_t bytes, size_t alignment) {
-    if (bytes > largest_allocation) largest_allocation = bytes;  // read by tests of one thread only
+    if (bytes > largest_allocation) largest_allocation = bytes;  // threads may miss one
     void* memory = nullptr;
     if (posix_memalign(&memory, std::max(alignment, sizeof(void*)), std::max(bytes, size_t{1})) != 0) {
         throw std::bad_alloc();
