@@ -41,6 +41,12 @@ struct Near {
     }
 };
 
+double squared_length(const float* vector, size_t dim) {
+    double sums[3];
+    kernels::active().dense[kernels::kF32].settle(vector, reinterpret_cast<const uint8_t*>(vector), 1.0f, dim, sums);
+    return sums[1];
+}
+
 // The k nearest of the survivors of a scan, by the middle of their bounds, for each query.
 class NearestSurvivors final : public SurvivorSink {
   public:
@@ -74,6 +80,106 @@ class NearestSurvivors final : public SurvivorSink {
     std::vector<float> bounds_;
     std::vector<std::vector<Near>> lists_;
 };
+
+// Points (n, dim) between which edges are drawn by their distances.
+struct Points {
+    const float* values;
+    size_t n, dim;
+
+    const float* point(size_t i) const { return values + i * dim; }
+    std::vector<uint32_t> nearest(const float* queries, size_t count, size_t k, const Run& run) const;
+    std::vector<uint32_t> prune(uint32_t node, std::vector<uint32_t> pool) const;
+    std::vector<std::vector<uint32_t>> neighbors(const Run& run) const;
+};
+
+// The k <= n points nearest to each of `count` queries by estimates from 8-bit codes, in no order.
+std::vector<uint32_t> Points::nearest(const float* queries, size_t count, size_t k, const Run& run) const {
+    const ScreenCodec codec(dim, Metric::l2, ScreenCodec::center_of(values, n, dim, Metric::l2));
+    const size_t group_bytes = codec.group_bytes();
+    std::vector<std::byte> groups((n + kGroup - 1) / kGroup * group_bytes);
+    parallel_for((n + kGroup - 1) / kGroup, part_of(run, 0, 0.05), [&](size_t group) {
+        std::vector<float> vectors(kGroup * dim);
+        std::copy_n(point(group * kGroup), std::min(kGroup, n - group * kGroup) * dim, vectors.begin());
+        codec.encode_group(vectors.data(), groups.data() + group * group_bytes);
+    });
+    std::vector<uint32_t> out(count * k);
+    // A part of the work is some queries, against blocks of groups that fit the second-level cache.
+    constexpr size_t kQueries = 8 * kernels::kTile, kBlockBytes = size_t{256} << 10;
+    const size_t block = std::max<size_t>(1, kBlockBytes / group_bytes) * kGroup;
+    parallel_for((count + kQueries - 1) / kQueries, part_of(run, 0.05, 1), [&](size_t item) {
+        const size_t first = item * kQueries, width = std::min(kQueries, count - first);
+        const auto scanner = codec.prepare(queries + first * dim, width);
+        NearestSurvivors survivors(width, k);
+        for (size_t start = 0; start < n; start += block) {
+            survivors.start_block(start);
+            scanner->scan({groups.data() + start / kGroup * group_bytes, std::min(block, n - start)}, survivors);
+        }
+        for (size_t q = 0; q < width; ++q) {
+            const std::vector<Near>& list = survivors.finish(q);
+            std::transform(list.begin(), list.end(), out.begin() + static_cast<std::ptrdiff_t>((first + q) * k),
+                           [](const Near& near) { return near.node; });
+        }
+    });
+    return out;
+}
+
+// The neighbours of a node among a pool: from near to far, each one stands for all that are much nearer to it than to
+// the node.
+std::vector<uint32_t> Points::prune(uint32_t node, std::vector<uint32_t> pool) const {
+    const auto l2 = kernels::active().dense[kernels::kF32].l2;
+    std::erase(pool, node);
+    std::vector<float> distances(pool.size());
+    const auto measure = [&](size_t from) {
+        l2(point(from), reinterpret_cast<const uint8_t*>(values), dim * sizeof(float), pool.data(), pool.size(), dim,
+           distances.data());
+    };
+    measure(node);
+    std::vector<Near> left(pool.size());
+    for (size_t i = 0; i < pool.size(); ++i) left[i] = {comparable(distances[i]), pool[i]};
+    std::sort(left.begin(), left.end());
+    std::vector<uint32_t> chosen;
+    while (!left.empty() && chosen.size() < kChosen) {
+        chosen.push_back(left[0].node);
+        pool.resize(left.size());
+        std::transform(left.begin(), left.end(), pool.begin(), [](const Near& near) { return near.node; });
+        measure(chosen.back());
+        size_t kept = 0;
+        for (size_t i = 1; i < left.size(); ++i) {
+            if (kAlpha * distances[i] > left[i].distance) left[kept++] = left[i];
+        }
+        left.resize(kept);
+    }
+    return chosen;
+}
+
+// The neighbours of every point, the more important first: those chosen among its nearest, and the points that chose
+// it; chosen again from both where these are too many.
+std::vector<std::vector<uint32_t>> Points::neighbors(const Run& run) const {
+    const size_t k = std::min(n, kPool);
+    const std::vector<uint32_t> nearest_of_all = nearest(values, n, k, part_of(run, 0, 0.6));
+    std::vector<std::vector<uint32_t>> chosen(n);
+    const auto for_each_point = [&](const Run& part, const auto& work) {
+        parallel_for((n + kNodesPerItem - 1) / kNodesPerItem, part, [&](size_t item) {
+            const size_t end = std::min(n, (item + 1) * kNodesPerItem);
+            for (size_t i = item * kNodesPerItem; i < end; ++i) work(static_cast<uint32_t>(i));
+        });
+    };
+    for_each_point(part_of(run, 0.6, 0.8), [&](uint32_t node) {
+        const auto first = nearest_of_all.begin() + static_cast<std::ptrdiff_t>(node * k);
+        chosen[node] = prune(node, {first, first + static_cast<std::ptrdiff_t>(k)});
+    });
+    std::vector<std::vector<uint32_t>> both = chosen;
+    for (uint32_t node = 0; node < n; ++node) {
+        for (const uint32_t neighbor : chosen[node]) {
+            const auto& own = chosen[neighbor];
+            if (std::find(own.begin(), own.end(), node) == own.end()) both[neighbor].push_back(node);
+        }
+    }
+    for_each_point(part_of(run, 0.8, 1), [&](uint32_t node) {
+        if (both[node].size() > kChosen) both[node] = prune(node, std::move(both[node]));
+    });
+    return both;
+}
 
 // The nearest nodes that a search has seen, best first.
 class Beam {
@@ -138,8 +244,9 @@ size_t CentroidGraph::nbytes() const {
            terms_.size() * sizeof(Terms);
 }
 
-CentroidGraph::CentroidGraph(const float* centroids, size_t n, size_t dim, std::vector<uint32_t> edges)
-    : centroids_(centroids),
+CentroidGraph::CentroidGraph(const float* centroids, size_t n, size_t dim, Metric metric, std::vector<uint32_t> edges)
+    : l2_(metric == Metric::l2),
+      centroids_(centroids),
       n_(n),
       dim_(dim),
       stride_((dim + sizeof(CacheLine) - 1) / sizeof(CacheLine) * sizeof(CacheLine)),
@@ -150,19 +257,29 @@ CentroidGraph::CentroidGraph(const float* centroids, size_t n, size_t dim, std::
     encode();
 }
 
-CentroidGraph::CentroidGraph(const float* centroids, size_t n, size_t dim, const Run& run)
-    : CentroidGraph(centroids, n, dim, std::vector<uint32_t>(rows(n) * kDegree)) {
-    choose_entries(part_of(run, 0, 0.05));
-    const size_t pool = std::min(n, kPool);
-    const std::vector<uint32_t> pools = nearest_nodes(centroids, n, pool, part_of(run, 0.05, 0.6));
-    parallel_for((n + kNodesPerItem - 1) / kNodesPerItem, part_of(run, 0.6, 0.8), [&](size_t item) {
-        for (size_t i = item * kNodesPerItem; i < std::min(n, (item + 1) * kNodesPerItem); ++i) {
-            const auto first = pools.begin() + static_cast<std::ptrdiff_t>(i * pool);
-            const auto node = static_cast<uint32_t>(i);
-            set_neighbors(node, prune(node, {first, first + static_cast<std::ptrdiff_t>(pool)}));
+CentroidGraph::CentroidGraph(const float* centroids, size_t n, size_t dim, Metric metric, const Run& run)
+    : CentroidGraph(centroids, n, dim, metric, std::vector<uint32_t>(rows(n) * kDegree)) {
+    choose_entries(part_of(run, 0, 0.02));
+    if (l2_) {
+        set_neighbors({Points{centroids, n, dim}.neighbors(part_of(run, 0.02, 1))});
+    } else {
+        // Inner products favour long vectors. Those nearest to a query have directions near to its own, or are long:
+        // then they are near to each other once one more dimension gives all of them the same length (Bachrach et al.,
+        // 2014). One graph follows the directions, one the longer vectors; they share the places.
+        std::vector<double> squares(n);
+        for (size_t i = 0; i < n; ++i) squares[i] = squared_length(centroid(i), dim);
+        const double longest = *std::max_element(squares.begin(), squares.end());
+        std::vector<float> directions(centroids, centroids + n * dim), lengthened;
+        for (size_t i = 0; i < n; ++i) {
+            lengthened.insert(lengthened.end(), centroid(i), centroid(i) + dim);
+            lengthened.push_back(static_cast<float>(std::sqrt(longest - squares[i])));
+            const auto scale = static_cast<float>(squares[i] > 0 ? 1 / std::sqrt(squares[i]) : 0);
+            for (size_t d = 0; d < dim; ++d) directions[i * dim + d] *= scale;
         }
-    });
-    add_reverse_edges(part_of(run, 0.8, 1));
+        auto by_direction = Points{directions.data(), n, dim}.neighbors(part_of(run, 0.02, 0.5));
+        auto by_length = Points{lengthened.data(), n, dim + 1}.neighbors(part_of(run, 0.5, 1));
+        set_neighbors({std::move(by_direction), std::move(by_length)});
+    }
     connect();
 }
 
@@ -170,8 +287,23 @@ CentroidGraph::CentroidGraph(const float* centroids, size_t n, size_t dim, const
 void CentroidGraph::choose_entries(const Run& run) {
     const size_t entries = edges_.size() - n_ * kDegree, clusters = std::min(n_, entries);
     const std::vector<float> middles = kmeans(centroids_, dim_, n_, dim_, clusters, 0, 1);
-    const std::vector<uint32_t> nodes = nearest_nodes(middles.data(), clusters, 1, run);
+    const std::vector<uint32_t> nodes = Points{centroids_, n_, dim_}.nearest(middles.data(), clusters, 1, run);
     for (size_t i = 0; i < entries; ++i) edges_[n_ * kDegree + i] = nodes[i % clusters];
+}
+
+// Takes neighbours from each of some graphs in turn, as long as there are places.
+void CentroidGraph::set_neighbors(const std::vector<std::vector<std::vector<uint32_t>>>& graphs) {
+    for (uint32_t node = 0; node < n_; ++node) {
+        uint32_t* own = edges_.data() + node * kDegree;
+        uint32_t* end = own;
+        for (size_t rank = 0; rank < kChosen; ++rank) {
+            for (const auto& graph : graphs) {
+                if (rank >= graph[node].size() || end == own + kChosen) continue;
+                if (std::find(own, end, graph[node][rank]) == end) *end++ = graph[node][rank];
+            }
+        }
+        std::fill(end, own + kDegree, node);
+    }
 }
 
 void CentroidGraph::encode() {
@@ -180,100 +312,14 @@ void CentroidGraph::encode() {
     std::vector<int8_t> code(dim_);
     for (size_t i = 0; i < n_; ++i) {
         for (size_t d = 0; d < dim_; ++d) moved[d] = centroid(i)[d] - mean_[d];
-        float squared, lengths[3];
-        kernel.dense[kernels::kF32].dot(moved.data(), reinterpret_cast<const uint8_t*>(moved.data()), 0, nullptr, 1,
-                                        dim_, &squared, nullptr);
+        const auto squared = static_cast<float>(squared_length(moved.data(), dim_));
         if (!(squared < kInfinity)) std::fill(moved.begin(), moved.end(), 0.0f);  // too long for a code
+        float lengths[3];
         kernel.quantize(moved.data(), dim_, 127, code.data(), lengths);
         terms_[i] = {lengths[0], comparable(squared)};
         uint8_t* out = codes_[i * stride_ / sizeof(CacheLine)].bytes;
         std::transform(code.begin(), code.end(), out, [](int8_t c) { return static_cast<uint8_t>(c + 128); });
     }
-}
-
-// The k <= n nodes nearest to each of some vectors in the sense of l2, by estimates from 8-bit codes, in no order.
-std::vector<uint32_t> CentroidGraph::nearest_nodes(const float* queries, size_t n, size_t k, const Run& run) const {
-    const ScreenCodec codec(dim_, Metric::l2, mean_);
-    const size_t group_bytes = codec.group_bytes();
-    std::vector<std::byte> groups((n_ + kGroup - 1) / kGroup * group_bytes);
-    parallel_for((n_ + kGroup - 1) / kGroup, part_of(run, 0, 0.05), [&](size_t group) {
-        std::vector<float> vectors(kGroup * dim_);
-        std::copy_n(centroid(group * kGroup), std::min(kGroup, n_ - group * kGroup) * dim_, vectors.begin());
-        codec.encode_group(vectors.data(), groups.data() + group * group_bytes);
-    });
-    std::vector<uint32_t> out(n * k);
-    // A part of the work is some queries, against blocks of groups that fit the second-level cache.
-    constexpr size_t kQueries = 8 * kernels::kTile, kBlockBytes = size_t{256} << 10;
-    const size_t block = std::max<size_t>(1, kBlockBytes / group_bytes) * kGroup;
-    parallel_for((n + kQueries - 1) / kQueries, part_of(run, 0.05, 1), [&](size_t item) {
-        const size_t first = item * kQueries, count = std::min(kQueries, n - first);
-        const auto scanner = codec.prepare(queries + first * dim_, count);
-        NearestSurvivors nearest(count, k);
-        for (size_t start = 0; start < n_; start += block) {
-            nearest.start_block(start);
-            scanner->scan({groups.data() + start / kGroup * group_bytes, std::min(block, n_ - start)}, nearest);
-        }
-        for (size_t q = 0; q < count; ++q) {
-            const std::vector<Near>& list = nearest.finish(q);
-            std::transform(list.begin(), list.end(), out.begin() + static_cast<std::ptrdiff_t>((first + q) * k),
-                           [](const Near& near) { return near.node; });
-        }
-    });
-    return out;
-}
-
-// The neighbours of a node among a pool: from near to far, each one stands for all that are much nearer to it than to
-// the node.
-std::vector<uint32_t> CentroidGraph::prune(uint32_t node, std::vector<uint32_t> pool) const {
-    const auto l2 = kernels::active().dense[kernels::kF32].l2;
-    std::erase(pool, node);
-    std::vector<float> distances(pool.size());
-    const auto measure = [&](size_t from) {
-        l2(centroid(from), bytes(), dim_ * sizeof(float), pool.data(), pool.size(), dim_, distances.data());
-    };
-    measure(node);
-    std::vector<Near> left(pool.size());
-    for (size_t i = 0; i < pool.size(); ++i) left[i] = {comparable(distances[i]), pool[i]};
-    std::sort(left.begin(), left.end());
-    std::vector<uint32_t> chosen;
-    while (!left.empty() && chosen.size() < kChosen) {
-        chosen.push_back(left[0].node);
-        pool.resize(left.size());
-        std::transform(left.begin(), left.end(), pool.begin(), [](const Near& near) { return near.node; });
-        measure(chosen.back());
-        size_t kept = 0;
-        for (size_t i = 1; i < left.size(); ++i) {
-            if (kAlpha * distances[i] > left[i].distance) left[kept++] = left[i];
-        }
-        left.resize(kept);
-    }
-    return chosen;
-}
-
-void CentroidGraph::set_neighbors(uint32_t node, const std::vector<uint32_t>& neighbors) {
-    const auto own = edges_.begin() + static_cast<std::ptrdiff_t>(node * kDegree);
-    std::fill(std::copy(neighbors.begin(), neighbors.end(), own), own + kDegree, node);
-}
-
-void CentroidGraph::add_reverse_edges(const Run& run) {
-    std::vector<std::vector<uint32_t>> pools(n_);  // of each node: its neighbours, and those whose neighbour it is
-    for (uint32_t node = 0; node < n_; ++node) {
-        for (size_t j = 0; j < kDegree; ++j) {
-            const uint32_t neighbor = edges_[node * kDegree + j];
-            if (neighbor == node) continue;
-            pools[node].push_back(neighbor);
-            pools[neighbor].push_back(node);
-        }
-    }
-    parallel_for((n_ + kNodesPerItem - 1) / kNodesPerItem, run, [&](size_t item) {
-        for (size_t i = item * kNodesPerItem; i < std::min(n_, (item + 1) * kNodesPerItem); ++i) {
-            auto& pool = pools[i];
-            std::sort(pool.begin(), pool.end());
-            pool.erase(std::unique(pool.begin(), pool.end()), pool.end());
-            const auto node = static_cast<uint32_t>(i);
-            set_neighbors(node, pool.size() > kChosen ? prune(node, std::move(pool)) : pool);
-        }
-    });
 }
 
 // Gives each node that no entry leads to an edge from one that can be reached and has a place left: the nearest one
@@ -303,7 +349,7 @@ void CentroidGraph::connect() {
     size_t full = 0;  // nodes at the front of `reached` that have no place left
     for (uint32_t node = 0; node < n_; ++node) {
         if (seen[node]) continue;
-        nearest(centroid(node), Metric::l2, kDegree, kDegree, found);
+        nearest(centroid(node), kDegree, kDegree, found);
         if (std::none_of(found.begin(), found.end(), [&](const Found& near) { return attach(node, near.node); })) {
             while (!attach(node, reached[full])) ++full;
         }
@@ -311,8 +357,7 @@ void CentroidGraph::connect() {
     }
 }
 
-void CentroidGraph::nearest(const float* query, Metric metric, size_t count, size_t beam,
-                            std::vector<Found>& out) const {
+void CentroidGraph::nearest(const float* query, size_t count, size_t beam, std::vector<Found>& out) const {
     struct Scratch {
         Beam beam;
         std::vector<uint64_t> seen;  // a bit for each node
@@ -323,7 +368,6 @@ void CentroidGraph::nearest(const float* query, Metric metric, size_t count, siz
     thread_local Scratch scratch;
     Scratch& s = scratch;
     const kernels::KernelTable& kernel = kernels::active();
-    const bool l2 = metric == Metric::l2;
     const size_t entries = edges_.size() - n_ * kDegree, most = std::min(n_, std::max({beam, count, size_t{1}}));
     s.beam.reset(most);
     s.seen.assign((n_ + 63) / 64, 0);
@@ -332,11 +376,11 @@ void CentroidGraph::nearest(const float* query, Metric metric, size_t count, siz
     s.distances.resize(std::max(most, entries));
     // With y = c - mean: |q - c|^2 = |y|^2 - 2 <q - mean, y>, and -<q, c> = -<q, y>, but for a constant of the query.
     s.moved.assign(query, query + dim_);
-    for (size_t d = 0; l2 && d < dim_; ++d) s.moved[d] -= mean_[d];
+    for (size_t d = 0; l2_ && d < dim_; ++d) s.moved[d] -= mean_[d];
     IntegerQuery rounded = round_query(s.moved.data(), dim_);
     rounded.code.resize(stride_);
     const int32_t bias = 128 * rounded.sum;
-    const float scale = l2 ? -2 * rounded.scale : -rounded.scale, with_length = l2 ? 1.0f : 0.0f;
+    const float scale = l2_ ? -2 * rounded.scale : -rounded.scale, with_length = l2_ ? 1.0f : 0.0f;
 
     const auto see = [&](const uint32_t* nodes, size_t n) {
         size_t fresh = 0;
@@ -371,13 +415,13 @@ void CentroidGraph::nearest(const float* query, Metric metric, size_t count, siz
     for (size_t i = 0; i < kept; ++i) s.nodes[i] = s.beam.node(i);
     const kernels::DenseKernels& dense = kernel.dense[kernels::kF32];
     const size_t row_bytes = dim_ * sizeof(float);
-    if (l2) {
+    if (l2_) {
         dense.l2(query, bytes(), row_bytes, s.nodes.data(), kept, dim_, s.distances.data());
     } else {
         dense.dot(query, bytes(), row_bytes, s.nodes.data(), kept, dim_, s.distances.data(), nullptr);
     }
     out.resize(kept);
-    for (size_t i = 0; i < kept; ++i) out[i] = {s.nodes[i], comparable(l2 ? s.distances[i] : -s.distances[i])};
+    for (size_t i = 0; i < kept; ++i) out[i] = {s.nodes[i], comparable(l2_ ? s.distances[i] : -s.distances[i])};
     const auto last = out.begin() + static_cast<std::ptrdiff_t>(std::min(count, kept));
     std::partial_sort(out.begin(), last, out.end(), [](const Found& a, const Found& b) {
         return a.distance != b.distance ? a.distance < b.distance : a.node < b.node;
