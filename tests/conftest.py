@@ -92,12 +92,22 @@ def taught(dim: int, metric: str, **options: Any) -> nf.Flat:
     return index
 
 
+def listed(dim: int, metric: str, **options: Any) -> nf.IVF:
+    """An index with lists that do not depend on the vectors that come; all of them are visited."""
+    index = nf.IVF(dim, metric, lists=7, probes=2**16, **options)
+    index.train(np.random.default_rng(dim).normal(size=(40, dim)))
+    return index
+
+
 # Kinds that keep numbers as numbers.
 PLAIN_KINDS = [
     *(flat(codec) for codec in oracle.CODECS),
     flat("f32", screen=False),
     flat("int8", rerank="f32", oversample=2.0),
     flat("bf16", rerank="f16", oversample=1.0),
+    Kind("IVF-f32", partial(listed, codec="f32", rerank=None), "f32"),
+    # Candidates are the best by estimates: all that there are, so that the oracle knows which.
+    Kind("IVF-int8-f32", partial(listed, codec="int8", rerank="f32", oversample=1e6), "f32", "int8", oversample=1e6),
 ]
 # A later index joins here, with one line.
 KINDS = [
