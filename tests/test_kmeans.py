@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nearfield as nf
-from conftest import python
 
 # A difference of squared distances, relative to the largest of them, that float64 sums in another order may not see.
 ROUNDING = 1e-14
@@ -209,7 +208,7 @@ FIT = """
 
 
 @pytest.mark.parametrize("level", nf.cpu_info()["levels"])
-def test_levels_agree(level):
+def test_levels_agree(level, python):
     """Exact assignments: only last bits of distances differ, so that clusters are the same."""
     centers, labels, inertia = json.loads(python(FIT, env={"NEARFIELD_ISA": level}).stdout)
     right = json.loads(python(FIT).stdout)

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "codecs/screen.hpp"
 #include "codecs/tiles.hpp"
@@ -22,6 +23,11 @@ constexpr double kLongest = 1e18, kShortest = 1e-17;
 // Points that are worked on at a time.
 constexpr size_t kBatch = 64 * kTile;
 
+// What a few operations on float32 distances may lose.
+constexpr float kRounding = 0x1p-20f;
+// Squared, above all ordinary distances.
+constexpr float kFar = 1e38f;
+
 const kernels::DenseKernels& floats() { return kernels::active().dense[kernels::kF32]; }
 const uint8_t* bytes(const float* values) { return reinterpret_cast<const uint8_t*>(values); }
 
@@ -29,6 +35,15 @@ double length(const float* vector, size_t dim) {
     double sums[3];
     floats().settle(vector, bytes(vector), 1.0f, dim, sums);
     return std::sqrt(sums[1]);
+}
+
+float least_of(const float* group) {
+    float least[8];
+    std::copy_n(group, 8, least);
+    for (size_t i = 8; i < kGroup; i += 8) {
+        for (size_t j = 0; j < 8; ++j) least[j] = std::min(least[j], group[i + j]);
+    }
+    return *std::min_element(least, least + 8);
 }
 
 }  // namespace
@@ -61,8 +76,28 @@ void PointImages::encode(const Frame& frame, const float* points, size_t first, 
     }
 }
 
-CentroidScreen::CentroidScreen(std::vector<float> values, std::shared_ptr<const Frame> frame, const Run& run)
-    : frame_(std::move(frame)), values_(std::move(values)) {
+CentroidBounds::CentroidBounds(size_t points, size_t centroids) : points_(points) {
+    constexpr size_t kMostBlocks = 32;
+    const size_t groups = (centroids + kGroup - 1) / kGroup;
+    groups_per_block_ = (groups + kMostBlocks - 1) / kMostBlocks;
+    blocks_ = (groups + groups_per_block_ - 1) / groups_per_block_;
+    values_.resize(blocks_ * points);
+}
+
+size_t CentroidBounds::block_size() const { return groups_per_block_ * kGroup; }
+
+void CentroidBounds::forget(size_t point) {
+    for (size_t block = 0; block < blocks_; ++block) of(block)[point] = 0;
+}
+
+CentroidScreen::CentroidScreen(std::vector<float> values, std::shared_ptr<const Frame> frame,
+                               std::vector<uint32_t> order, const Run& run)
+    : frame_(std::move(frame)), values_(std::move(values)), order_(std::move(order)), places_(count()) {
+    if (order_.empty()) {
+        order_.resize(count());
+        std::iota(order_.begin(), order_.end(), 0u);
+    }
+    for (size_t at = 0; at < order_.size(); ++at) places_[order_[at]] = static_cast<uint32_t>(at);
     const size_t dim = frame_->dim(), width = frame_->width(), count = values_.size() / dim;
     const ScreenCodec codec(width, Metric::l2, std::vector<float>(width));
     const size_t floats_per_group = codec.group_bytes() / sizeof(float);
@@ -71,10 +106,21 @@ CentroidScreen::CentroidScreen(std::vector<float> values, std::shared_ptr<const 
     parallel_for(groups, run, [&](size_t group) {
         std::vector<float> images(kGroup * width);  // zeros where centroids are missing
         for (size_t i = 0; i < std::min(kGroup, count - group * kGroup); ++i) {
-            frame_->map(values_.data() + (group * kGroup + i) * dim, images.data() + i * width);
+            frame_->map(values_.data() + order_[group * kGroup + i] * dim, images.data() + i * width);
         }
         codec.encode_group(images.data(), reinterpret_cast<std::byte*>(groups_.data() + group * floats_per_group));
     });
+}
+
+size_t CentroidScreen::nbytes() const {
+    return (values_.size() + groups_.size() + order_.size() + places_.size()) * sizeof(float);
+}
+
+bool CentroidScreen::ordinary() const {
+    for (size_t c = 0; c < count(); ++c) {
+        if (!(length(values_.data() + c * frame_->dim(), frame_->dim()) < kLongest / 2)) return false;
+    }
+    return true;
 }
 
 double CentroidScreen::squared(const float* point, size_t centroid) const {
@@ -132,63 +178,154 @@ class CentroidScreen::Pending {
     float lows_[kRoom];  // lower bounds of squared distances
 };
 
+// Points as the queries of a tile.
+class CentroidScreen::PointTile {
+  public:
+    PointTile(const PointImages& images, const uint32_t* rows, size_t width) : width_(width) {
+        const size_t fours = images.bytes() / 4;
+        codes().resize(fours * width * 4);
+        int8_t* packed = codes().data();
+        for (size_t q = 0; q < width; ++q) {
+            const int8_t* code = images.code(rows[q]);
+            for (size_t four = 0; four < fours; ++four) {
+                std::memcpy(packed + (four * width + q) * 4, code + four * 4, 4);
+            }
+            const PointImages::Terms& terms = images.terms(rows[q]);
+            bias_[q] = 128 * terms.sum;
+            scale_[q] = 2 * terms.scale;
+            slack_[q] = 2 * terms.length;
+            offset_[q] = terms.length * terms.length;
+            bound_[q] = kInfinity;
+            if (terms.length > 0 && std::isfinite(terms.length)) {
+                norm_ratio_ = std::max(norm_ratio_, terms.error / terms.length * (1 + TiledQueries::kRelative));
+            }
+        }
+    }
+
+    // Leaves out what is farther from a point than this, loosened by what float32 may lose in the sums.
+    void bound(size_t q, double squared) {
+        const auto limit = static_cast<float>(squared);
+        if (!std::isfinite(limit) || !std::isfinite(offset_[q])) return;
+        bound_[q] = limit - offset_[q] + 4 * TiledQueries::kRelative * (limit + offset_[q]);
+    }
+    // Scores a group of centroids; see TileKernels::u8.
+    uint32_t run(const CentroidScreen& screen, size_t group, uint32_t* survivors, float* lows) const {
+        const size_t width = screen.frame_->width(), code_bytes = tile_code_bytes(TileCodes::u8, width);
+        const auto* at =
+            reinterpret_cast<const uint8_t*>(screen.groups_.data()) + group * tile_group_bytes(TileCodes::u8, width);
+        const kernels::Tile tile{width_, codes().data(), bias_, scale_, slack_, bound_, norm_ratio_};
+        return kernels::active().tile.u8(at, reinterpret_cast<const float*>(at + code_bytes), width, &tile, survivors,
+                                         lows);
+    }
+    // The lower bound of a squared distance that the kernel's means.
+    float squared(size_t q, float low) const {
+        return low + offset_[q] - TiledQueries::kRelative * (std::abs(low) + offset_[q]);
+    }
+
+  private:
+    static std::vector<int8_t>& codes() {
+        thread_local std::vector<int8_t> codes;
+        return codes;
+    }
+
+    size_t width_;
+    int32_t bias_[kTile];
+    float scale_[kTile], slack_[kTile], offset_[kTile], bound_[kTile], norm_ratio_ = 0;
+};
+
 void CentroidScreen::improve_tile(const float* points, const PointImages& images, const uint32_t* rows, size_t width,
                                   NearestCentroid* nearest) const {
-    const size_t dim = frame_->dim(), fours = images.bytes() / 4;
-    thread_local std::vector<int8_t> codes;
-    codes.resize(fours * width * 4);
-    int32_t bias[kTile];
-    float scale[kTile], slack[kTile], bound[kTile], offset[kTile], norm_ratio = 0;
-    const auto refresh = [&](size_t q) {  // loosened by what float32 may lose in the sums
-        const auto squared = static_cast<float>(nearest[q].squared);
-        bound[q] = std::isfinite(squared) && std::isfinite(offset[q])
-                       ? squared - offset[q] + 4 * TiledQueries::kRelative * (squared + offset[q])
-                       : kInfinity;
-    };
-    for (size_t q = 0; q < width; ++q) {
-        const int8_t* code = images.code(rows[q]);
-        for (size_t four = 0; four < fours; ++four) {
-            std::memcpy(codes.data() + (four * width + q) * 4, code + four * 4, 4);
-        }
-        const PointImages::Terms& terms = images.terms(rows[q]);
-        bias[q] = 128 * terms.sum;
-        scale[q] = 2 * terms.scale;
-        slack[q] = 2 * terms.length;
-        offset[q] = terms.length * terms.length;
-        if (terms.length > 0 && std::isfinite(terms.length)) {
-            norm_ratio = std::max(norm_ratio, terms.error / terms.length * (1 + TiledQueries::kRelative));
-        }
-        refresh(q);
-    }
-    const kernels::Tile tile{width, codes.data(), bias, scale, slack, bound, norm_ratio};
-    const auto kernel = kernels::active().tile.u8;
-    const size_t code_bytes = tile_code_bytes(TileCodes::u8, frame_->width());
-    const size_t group_bytes = tile_group_bytes(TileCodes::u8, frame_->width());
-    const auto* groups = reinterpret_cast<const uint8_t*>(groups_.data());
+    PointTile tile(images, rows, width);
+    for (size_t q = 0; q < width; ++q) tile.bound(q, nearest[q].squared);
     Pending pending[kTile];
     uint32_t survivors[kTile];
     float lows[kTile * kGroup];
     for (size_t first = 0; first < count(); first += kGroup) {
-        const uint8_t* group = groups + first / kGroup * group_bytes;
-        const uint32_t hit =
-            kernel(group, reinterpret_cast<const float*>(group + code_bytes), frame_->width(), &tile, survivors, lows);
+        const uint32_t hit = tile.run(*this, first / kGroup, survivors, lows);
         const uint32_t present = count() - first >= kGroup ? ~0u : (1u << (count() - first)) - 1;
         for (uint32_t left = hit; left != 0; left &= left - 1) {
             const auto q = static_cast<size_t>(std::countr_zero(left));
             for (uint32_t found = survivors[q] & present; found != 0; found &= found - 1) {
                 const auto i = static_cast<size_t>(std::countr_zero(found));
-                const auto centroid = static_cast<uint32_t>(first + i);
+                const uint32_t centroid = order_[first + i];
                 // The best one known is its own survivor.
                 if (centroid == nearest[q].centroid && std::isfinite(nearest[q].squared)) continue;
-                const float low = lows[q * kGroup + i];
-                pending[q].add(centroid, low + offset[q] - TiledQueries::kRelative * (std::abs(low) + offset[q]));
+                pending[q].add(centroid, tile.squared(q, lows[q * kGroup + i]));
             }
             if (!pending[q].full()) continue;
-            pending[q].settle(*this, points + rows[q] * dim, nearest[q]);
-            refresh(q);
+            pending[q].settle(*this, points + rows[q] * frame_->dim(), nearest[q]);
+            tile.bound(q, nearest[q].squared);
         }
     }
-    for (size_t q = 0; q < width; ++q) pending[q].settle(*this, points + rows[q] * dim, nearest[q]);
+    for (size_t q = 0; q < width; ++q) pending[q].settle(*this, points + rows[q] * frame_->dim(), nearest[q]);
+}
+
+void CentroidScreen::improve_within(const float* points, const PointImages& images, size_t first, size_t n,
+                                    const float* moves, CentroidBounds& bounds, NearestCentroid* nearest) const {
+    std::vector<float> own(n);
+    const auto set_own = [&](size_t i) {
+        own[i] = static_cast<float>(std::sqrt(nearest[i].squared)) * (1 + kRounding);
+    };
+    for (size_t i = 0; i < n; ++i) set_own(i);
+    std::vector<uint32_t> left_open(n + 1);
+    uint32_t survivors[kTile];
+    float lows[kTile * kGroup];
+    for (size_t block = 0; block < bounds.blocks(); ++block) {
+        float* bound = bounds.of(block) + first;
+        const size_t first_group = block * bounds.block_size() / kGroup;
+        const size_t last_group = std::min(first_group + bounds.block_size() / kGroup, (count() + kGroup - 1) / kGroup);
+        // Scores the points of a tile with the whole block, which takes the place of their bounds.
+        const auto scan = [&](const uint32_t* rows, size_t width) {
+            const PointTile tile(images, rows, width);
+            float least[kTile];
+            std::fill_n(least, kTile, kInfinity);
+            for (size_t group = first_group; group < last_group; ++group) {
+                tile.run(*this, group, survivors, lows);
+                const size_t start = group * kGroup;
+                for (size_t q = 0; q < width; ++q) {
+                    float* low = lows + q * kGroup;
+                    NearestCentroid& best = nearest[rows[q] - first];
+                    if (places_[best.centroid] / kGroup == group) low[places_[best.centroid] % kGroup] = kInfinity;
+                    for (size_t i = count() - std::min(count(), start); i < kGroup; ++i) low[i] = kInfinity;
+                    const float here = least_of(low);
+                    least[q] = std::min(least[q], here);
+                    if (tile.squared(q, here) > static_cast<float>(best.squared) * (1 + TiledQueries::kRelative)) {
+                        continue;
+                    }
+                    const NearestCentroid before = best;
+                    Pending pending;
+                    for (size_t i = 0; i < kGroup; ++i) {
+                        if (low[i] != kInfinity) pending.add(order_[start + i], tile.squared(q, low[i]));
+                    }
+                    pending.settle(*this, points + rows[q] * frame_->dim(), best);
+                    if (best.centroid == before.centroid) continue;
+                    // What was the nearest one now counts in its own block.
+                    const auto left = static_cast<float>(std::sqrt(before.squared)) * (1 - kRounding);
+                    const size_t of = places_[before.centroid] / bounds.block_size();
+                    float& other = bounds.of(of)[rows[q]];
+                    if (of == block) {
+                        least[q] = -kInfinity;
+                    } else {
+                        other = std::min(other, left);
+                    }
+                    set_own(rows[q] - first);
+                }
+            }
+            for (size_t q = 0; q < width; ++q) {
+                const float squared = tile.squared(q, std::min(least[q], kFar));
+                const bool known = squared > 0 && std::isfinite(images.terms(rows[q]).length);
+                bound[rows[q] - first] = known ? std::sqrt(squared) * (1 - kRounding) : 0.0f;
+            }
+        };
+        const float move = moves[block] * (1 + kRounding);
+        size_t open = 0;
+        for (size_t i = 0; i < n; ++i) {  // without branches: which points are left open cannot be predicted
+            bound[i] -= move + bound[i] * kRounding;
+            left_open[open] = static_cast<uint32_t>(first + i);
+            open += own[i] < bound[i] ? 0 : 1;
+        }
+        for (size_t at = 0; at < open; at += kTile) scan(left_open.data() + at, std::min(kTile, open - at));
+    }
 }
 
 void CentroidScreen::improve(const float* points, const PointImages& images, const uint32_t* rows, size_t n,
@@ -210,7 +347,8 @@ void CentroidScreen::improve_range(const float* points, const PointImages& image
 
 Centroids::Centroids(std::vector<float> values, size_t dim) {
     auto frame = std::make_shared<Frame>(values.data(), values.size() / dim, dim);
-    screen_ = std::make_shared<CentroidScreen>(std::move(values), std::move(frame), Run{1, {}});
+    screen_ =
+        std::make_shared<CentroidScreen>(std::move(values), std::move(frame), std::vector<uint32_t>{}, Run{1, {}});
 }
 
 size_t Centroids::count() const { return screen_->count(); }

@@ -52,15 +52,33 @@ struct NearestCentroid {
     uint32_t centroid = 0;
 };
 
+// Lower bounds of the distances from points to blocks of centroids that follow each other in a scan, not counting a
+// point's nearest centroid.
+class CentroidBounds {
+  public:
+    CentroidBounds(size_t points, size_t centroids);
+    size_t blocks() const { return blocks_; }
+    size_t block_size() const;  // in centroids
+    // Makes bounds of a point hold whatever its nearest centroid is.
+    void forget(size_t point);
+    // Of all points.
+    float* of(size_t block) { return values_.data() + block * points_; }
+
+  private:
+    size_t points_, groups_per_block_, blocks_;
+    std::vector<float> values_;
+};
+
 class CentroidScreen {
   public:
-    // `values` (count, dim) are kept.
-    CentroidScreen(std::vector<float> values, std::shared_ptr<const Frame> frame, const Run& run);
+    // `values` (count, dim) are kept; they are scanned in this order, or in their own.
+    CentroidScreen(std::vector<float> values, std::shared_ptr<const Frame> frame, std::vector<uint32_t> order,
+                   const Run& run);
 
     const Frame& frame() const { return *frame_; }
     const std::vector<float>& values() const { return values_; }
     size_t count() const { return values_.size() / frame_->dim(); }
-    size_t nbytes() const { return (values_.size() + groups_.size()) * sizeof(float); }
+    size_t nbytes() const;
 
     // The squared distance from a point to a centroid, in float64.
     double squared(const float* point, size_t centroid) const;
@@ -71,14 +89,23 @@ class CentroidScreen {
     void improve_range(const float* points, const PointImages& images, size_t first, size_t n,
                        NearestCentroid* nearest) const;
 
+    // The same from exact distances to the nearest centroids so far, and bounds that held before the centroids of a
+    // block moved by at most moves[block]; these bounds are then renewed. Only for centroids that are all `ordinary`.
+    void improve_within(const float* points, const PointImages& images, size_t first, size_t n, const float* moves,
+                        CentroidBounds& bounds, NearestCentroid* nearest) const;
+    // Whether screening can be trusted with all centroids.
+    bool ordinary() const;
+
   private:
     class Pending;
+    class PointTile;
     void improve_tile(const float* points, const PointImages& images, const uint32_t* rows, size_t width,
                       NearestCentroid* nearest) const;
 
     std::shared_ptr<const Frame> frame_;
     std::vector<float> values_;
-    std::vector<float> groups_;  // of a ScreenCodec; floats for their alignment
+    std::vector<uint32_t> order_, places_;  // centroid at each place of a scan, and the other way round
+    std::vector<float> groups_;             // of a ScreenCodec; floats for their alignment
 };
 
 }  // namespace nearfield

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "codecs/tiles.hpp"
@@ -18,6 +19,8 @@ namespace {
 
 // Points that one work item takes.
 constexpr size_t kBatch = 768;
+// Bounds save distances from so many centroids on, and after the first assignments, when centroids still move far.
+constexpr size_t kBounded = 256, kUnboundedTurns = 2;
 // k-means++ draws from this many points per cluster, for up to so many clusters; more start from any points.
 constexpr size_t kDrawn = 4, kMostDrawn = 2048;
 // Entropic transport: how soft assignments are, as a share of the mean of squared distances (less that to the nearest
@@ -101,6 +104,13 @@ class Assignment {
         parallel_for((n_ + kBatch - 1) / kBatch, run, [&](size_t item) {
             images_.encode(*frame_, points_, item * kBatch, std::min(kBatch, n_ - item * kBatch));
         });
+        double longest = 0, sum = 0;
+        for (size_t i = 0; i < n_; ++i) {
+            const auto length = static_cast<double>(images_.terms(i).length);
+            longest = std::max(longest, length);
+            sum += length;
+        }
+        even_lengths_ = longest * static_cast<double>(n_) <= 1e6 * sum && std::isfinite(longest);
     }
 
     // Assigns all points; returns whether any changed over to another centroid.
@@ -127,24 +137,25 @@ class Assignment {
     // Moves each centroid to the mean of its points.
     void move(std::vector<float>& centroids, const Run& run) {
         sort_by_centroid();
+        const auto empty = [&](size_t c) { return starts_[c] == starts_[c + 1]; };
         for (size_t c = 0; c < options_.k; ++c) {
-            if (starts_[c] == starts_[c + 1] && !refill()) break;
+            if (empty(c)) {
+                refill();
+                break;
+            }
         }
+        const Changes changes = changes_of_sums();
         constexpr size_t kAtOnce = 8;
         parallel_for((options_.k + kAtOnce - 1) / kAtOnce, run, [&](size_t item) {
-            std::vector<double> sum(dim_);
             for (size_t c = item * kAtOnce; c < std::min(options_.k, (item + 1) * kAtOnce); ++c) {
-                const size_t first = starts_[c], last = starts_[c + 1];
-                if (first == last) continue;
-                std::fill(sum.begin(), sum.end(), 0.0);
-                for (size_t at = first; at < last; ++at) {
-                    const float* point = points_ + size_t{order_[at]} * dim_;
-                    for (size_t d = 0; d < dim_; ++d) sum[d] += static_cast<double>(point[d]);
-                }
-                double divisor = static_cast<double>(last - first);
+                double* sum = sums_.data() + c * dim_;
+                add_up(c, changes, sum);
+                if (empty(c)) continue;
+                auto divisor = static_cast<double>(starts_[c + 1] - starts_[c]);
                 if (options_.spherical) {
-                    divisor = std::sqrt(std::inner_product(sum.begin(), sum.end(), sum.begin(), 0.0));
-                    if (!(divisor > 1e-12 * static_cast<double>(last - first))) continue;  // they cancel each other out
+                    const double length = std::sqrt(std::inner_product(sum, sum + dim_, sum, 0.0));
+                    if (!(length > 1e-12 * divisor)) continue;  // its points cancel each other out: it stays
+                    divisor = length;
                 }
                 float* centroid = centroids.data() + c * dim_;
                 for (size_t d = 0; d < dim_; ++d) centroid[d] = static_cast<float>(sum[d] / divisor);
@@ -165,15 +176,57 @@ class Assignment {
 
   private:
     void assign_nearest(const std::vector<float>& centroids, const Run& run) {
-        const CentroidScreen screen(centroids, frame_, run);
+        if (options_.k >= kBounded && turns_ == kUnboundedTurns) {
+            bounds_.emplace(n_, options_.k);
+            order_of_scan_ = neighbors_together(centroids, run);
+        }
+        ++turns_;
+        const CentroidScreen screen(centroids, frame_, order_of_scan_, run);
+        std::vector<float> moves;
+        if (bounds_ && screen.ordinary()) {
+            moves = moves_since(centroids);
+            before_ = centroids;
+        } else {
+            bounds_.reset();
+        }
         parallel_for((n_ + kBatch - 1) / kBatch, run, [&](size_t item) {
             const size_t first = item * kBatch, size = std::min(kBatch, n_ - first);
             // The centroid of the last time bounds the distance from the start on.
             for (size_t i = first; assigned_ && i < first + size; ++i) {
                 nearest_[i].squared = screen.squared(points_ + i * dim_, nearest_[i].centroid);
             }
-            screen.improve_range(points_, images_, first, size, nearest_.data() + first);
+            if (bounds_) {
+                screen.improve_within(points_, images_, first, size, moves.data(), *bounds_, nearest_.data() + first);
+            } else {
+                screen.improve_range(points_, images_, first, size, nearest_.data() + first);
+            }
         });
+    }
+
+    // Centroids in such an order that the blocks of bounds are of near ones: these move alike.
+    std::vector<uint32_t> neighbors_together(const std::vector<float>& centroids, const Run& run) const {
+        KMeansOptions options;
+        options.k = bounds_->blocks();
+        options.iterations = 5;
+        options.balance = Balance::capacity;
+        const std::vector<uint32_t> block = kmeans_cluster(centroids.data(), options_.k, dim_, options, run).labels;
+        std::vector<uint32_t> out(options_.k);
+        std::iota(out.begin(), out.end(), 0u);
+        std::stable_sort(out.begin(), out.end(), [&](uint32_t a, uint32_t b) { return block[a] < block[b]; });
+        return out;
+    }
+
+    // How far the centroids of each block have moved since the last assignment, at most.
+    std::vector<float> moves_since(const std::vector<float>& centroids) const {
+        std::vector<float> out(bounds_->blocks());
+        for (size_t at = 0; at < options_.k && !before_.empty(); ++at) {
+            const size_t c = order_of_scan_[at];
+            double sums[3];
+            floats().settle(centroids.data() + c * dim_, bytes(before_.data() + c * dim_), 1.0f, dim_, sums);
+            float& most = out[at / bounds_->block_size()];
+            most = std::max(most, static_cast<float>(std::sqrt(sums[2])));
+        }
+        return out;
     }
 
     // Every point proposes itself to the nearest centroid that has room left, and where more do than there is room, the
@@ -190,7 +243,7 @@ class Assignment {
             for (size_t i = 0; i < open.size(); ++i) {
                 std::copy_n(centroids.data() + open[i] * dim_, dim_, values.data() + i * dim_);
             }
-            const CentroidScreen screen(std::move(values), frame_, part);
+            const CentroidScreen screen(std::move(values), frame_, {}, part);
             std::vector<NearestCentroid> proposals(homeless.size());
             parallel_for((homeless.size() + kBatch - 1) / kBatch, part, [&](size_t item) {
                 const size_t first = item * kBatch, size = std::min(kBatch, homeless.size() - first);
@@ -288,7 +341,7 @@ class Assignment {
                 potentials_[c] += softness_ * std::log(equal / std::max(sum, 1e-30));
             }
         }
-        const CentroidScreen screen(centroids, frame_, run);
+        const CentroidScreen screen(centroids, frame_, {}, run);
         parallel_for((n_ + kBatch - 1) / kBatch, run, [&](size_t item) {
             for (size_t i = item * kBatch; i < std::min(n_, (item + 1) * kBatch); ++i) {
                 nearest_[i].squared = screen.squared(points_ + i * dim_, nearest_[i].centroid);
@@ -351,6 +404,55 @@ class Assignment {
         return kSoftness * sum / static_cast<double>(points) / static_cast<double>(k);
     }
 
+    // Points that came to a cluster (not negative) and left it (~point) since it was summed up, cluster after cluster.
+    struct Changes {
+        bool all;  // everything is to be summed up anew
+        std::vector<size_t> starts;
+        std::vector<int64_t> points;
+    };
+    Changes changes_of_sums() {
+        // Sums are made anew now and then, so that rounding does not pile up, and always where a point is so far away
+        // that little would be left of the others' sum after it came and went.
+        constexpr size_t kRenewed = 8;
+        Changes out{turns_of_sums_++ % kRenewed == 0 || !even_lengths_, std::vector<size_t>(options_.k + 1), {}};
+        if (out.all) {
+            sums_.resize(options_.k * dim_);
+            summed_ = labels();
+            return out;
+        }
+        const auto for_each = [&](const auto& take) {
+            for (size_t i = 0; i < n_; ++i) {
+                if (summed_[i] == nearest_[i].centroid) continue;
+                take(summed_[i], ~static_cast<int64_t>(i));
+                take(nearest_[i].centroid, static_cast<int64_t>(i));
+            }
+        };
+        for_each([&](uint32_t c, int64_t) { ++out.starts[c + 1]; });
+        std::partial_sum(out.starts.begin(), out.starts.end(), out.starts.begin());
+        out.points.resize(out.starts.back());
+        std::vector<size_t> next(out.starts.begin(), out.starts.end() - 1);
+        for_each([&](uint32_t c, int64_t change) { out.points[next[c]++] = change; });
+        summed_ = labels();
+        return out;
+    }
+    void add_up(size_t c, const Changes& changes, double* sum) const {
+        const size_t moved = changes.starts[c + 1] - changes.starts[c];
+        if (changes.all || moved > starts_[c + 1] - starts_[c]) {
+            std::fill_n(sum, dim_, 0.0);
+            for (size_t at = starts_[c]; at < starts_[c + 1]; ++at) {
+                const float* point = points_ + size_t{order_[at]} * dim_;
+                for (size_t d = 0; d < dim_; ++d) sum[d] += static_cast<double>(point[d]);
+            }
+            return;
+        }
+        for (size_t at = changes.starts[c]; at < changes.starts[c + 1]; ++at) {
+            const int64_t change = changes.points[at];
+            const float* point = points_ + static_cast<size_t>(change < 0 ? ~change : change) * dim_;
+            const double sign = change < 0 ? -1 : 1;
+            for (size_t d = 0; d < dim_; ++d) sum[d] += sign * static_cast<double>(point[d]);
+        }
+    }
+
     void sort_by_centroid() {
         starts_.assign(options_.k + 1, 0);
         for (const NearestCentroid& nearest : nearest_) ++starts_[nearest.centroid + 1];
@@ -361,7 +463,7 @@ class Assignment {
     }
 
     // Gives each empty cluster the farthest point of the cluster with the largest error, as long as there is an error.
-    bool refill() {
+    void refill() {
         std::vector<double> errors(options_.k);
         std::vector<std::vector<uint32_t>> members(options_.k);
         for (size_t c = 0; c < options_.k; ++c) {
@@ -379,11 +481,11 @@ class Assignment {
             if (farthest == from.end() || !(nearest_[*farthest].squared > 0) || from.size() == 1) break;
             errors[worst] -= nearest_[*farthest].squared;
             nearest_[*farthest] = {0, static_cast<uint32_t>(c)};
+            if (bounds_) bounds_->forget(*farthest);
             members[c].push_back(*farthest);
             from.erase(farthest);
         }
         sort_by_centroid();
-        return false;
     }
 
     const KMeansOptions& options_;
@@ -393,6 +495,14 @@ class Assignment {
     PointImages images_;
     std::vector<NearestCentroid> nearest_;
     bool assigned_ = false;
+    size_t turns_ = 0;
+    std::optional<CentroidBounds> bounds_;
+    std::vector<uint32_t> order_of_scan_;
+    std::vector<float> before_;     // the centroids that the bounds are of
+    std::vector<double> sums_;      // of the points of each cluster,
+    std::vector<uint32_t> summed_;  // when these were the clusters of points
+    size_t turns_of_sums_ = 0;
+    bool even_lengths_ = true;        // no point is far longer than most
     std::vector<uint32_t> order_;     // points by centroid,
     std::vector<size_t> starts_;      // and where those of each begin
     std::vector<double> potentials_;  // of centroids, for entropic transport; kept as a start for the next one
