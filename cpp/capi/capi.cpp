@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,7 +12,9 @@
 
 #include "kernels/dispatch.hpp"
 #include "nearfield.h"
+#include "search/clustering.hpp"
 #include "search/flat.hpp"
+#include "search/ivf.hpp"
 #include "storage/container.hpp"
 
 using namespace nearfield;
@@ -45,8 +48,8 @@ nearfield_status fail(nearfield_status status, const char* message) noexcept {
     return status;
 }
 
-// A write function of the caller gave up.
-struct WriteStopped : std::runtime_error {
+// A function of the caller gave up.
+struct CallerStopped : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
@@ -62,7 +65,7 @@ nearfield_status guarded(const Call& call) noexcept {
         return fail(NEARFIELD_FILE_FORMAT, e.what());
     } catch (const std::filesystem::filesystem_error& e) {
         return fail(NEARFIELD_IO, e.what());
-    } catch (const WriteStopped& e) {
+    } catch (const CallerStopped& e) {
         return fail(NEARFIELD_IO, e.what());
     } catch (const std::bad_alloc&) {
         return fail(NEARFIELD_OUT_OF_MEMORY, "out of memory");
@@ -107,7 +110,18 @@ void check_count(size_t given, size_t held, const std::string& what) {
     throw InvalidInput("n: " + std::to_string(given) + " given, the index holds " + std::to_string(held) + " " + what);
 }
 
+void expect_success(int returned, const char* function) {
+    if (returned == 0) return;
+    throw CallerStopped(std::string(function) + ": the function returned " + std::to_string(returned));
+}
+
 Index& index_of(const nearfield_index* handle) { return *required(handle, "index")->index; }
+
+const Ivf& ivf_of(const nearfield_index* handle) {
+    const auto* ivf = dynamic_cast<const Ivf*>(&index_of(handle));
+    if (ivf == nullptr) throw InvalidInput("index: of kind \"flat\", expected \"ivf\"");
+    return *ivf;
+}
 
 // The caller's options as this version knows them: fields behind the end of a shorter struct hold 0, and those of a
 // longer one, from a later version, must be 0.
@@ -154,6 +168,20 @@ CodecSpec codec_of(const char* codec, const char* const* parameters, const char*
     return out;
 }
 
+// What all kinds of indexes are told; texts and the number stand for what the caller left out.
+IndexOptions common_options_of(const nearfield_index_options& given, const char* codec, const char* rerank,
+                               double oversample) {
+    IndexOptions out;
+    out.dim = given.dim;
+    out.metric = parse_metric(text_or(given.metric, "cosine"));
+    out.codec = codec_of(given.codec != nullptr ? given.codec : codec, given.codec_parameters,
+                         "codec_parameters: the last value");
+    out.rerank = codec_of(given.rerank != nullptr ? given.rerank : rerank, given.rerank_parameters,
+                          "rerank_parameters: the last value");
+    out.oversample = given.oversample != 0 ? given.oversample : oversample;
+    return out;
+}
+
 // The value of a parameter, which lives as long as the codec.
 const char* parameter_of(const CodecSpec& codec, const char* name) {
     const auto found = codec.parameters.find(std::string_view(required(name, "name")));
@@ -167,7 +195,16 @@ SearchOptions search_options_of(const nearfield_search_options& options) {
     if (options.version != nullptr) out.version = options.version;
     if (options.oversample != 0) out.oversample = options.oversample;
     if (options.recall != 0) out.recall = options.recall;
+    if (options.probes != 0) out.probes = options.probes;
     out.exhaustive = options.exact != 0;
+    return out;
+}
+
+// Options of a build, whose vectors all have version "".
+nearfield_write_options build_options_of(const nearfield_write_options* given) {
+    const nearfield_write_options out = options_of(given);
+    const std::string version = text_or(out.version, "");
+    if (!version.empty()) throw InvalidInput("version: \"" + version + "\" given, expected none");
     return out;
 }
 
@@ -212,15 +249,19 @@ nearfield_status nearfield_create(const nearfield_index_options* options, nearfi
     return make(index, "index", [&] {
         const nearfield_index_options wanted = options_of(required(options, "options"));
         const std::string kind = text_or(wanted.kind, "flat");
-        if (kind != "flat") throw InvalidInput("kind: \"" + kind + "\" is not one of \"flat\"");
-        FlatOptions flat;
-        flat.dim = wanted.dim;
-        flat.metric = parse_metric(text_or(wanted.metric, "cosine"));
-        flat.codec = codec_of(wanted.codec, wanted.codec_parameters, "codec_parameters: the last value");
-        flat.rerank = codec_of(wanted.rerank, wanted.rerank_parameters, "rerank_parameters: the last value");
-        if (wanted.oversample != 0) flat.oversample = wanted.oversample;
-        flat.screen = wanted.no_screen == 0;
-        return std::make_unique<Flat>(flat);
+        const bool lists = kind == "ivf";
+        if (!lists && kind != "flat") {
+            throw InvalidInput("kind: \"" + kind + "\" is not one of \"flat\", \"ivf\"");
+        }
+        const bool own = wanted.lists != 0 || wanted.probes != 0 || wanted.soar != 0 || wanted.list_dims != 0;
+        if (!lists && own) throw InvalidInput("lists, probes, soar, list_dims: given for kind \"flat\"");
+        if (!lists) {
+            const IndexOptions common = common_options_of(wanted, "", "", 4);
+            return std::unique_ptr<Index>(std::make_unique<Flat>(FlatOptions{common, wanted.no_screen == 0}));
+        }
+        const IndexOptions common = common_options_of(wanted, "rabitq1", "f16", 10);
+        return std::unique_ptr<Index>(std::make_unique<Ivf>(
+            IvfOptions{common, wanted.lists, wanted.probes, wanted.soar, wanted.list_dims, wanted.seed}));
     });
 }
 
@@ -287,6 +328,31 @@ nearfield_status nearfield_remove(nearfield_index* index, const int64_t* ids, si
     return guarded([&] { index_of(index).remove(array_of(ids, n, "ids"), n); });
 }
 
+nearfield_status nearfield_build(const nearfield_index* index, const nearfield_vectors* vectors, const char* path,
+                                 uint64_t memory_budget, const nearfield_write_options* options) {
+    return guarded([&] {
+        const Ivf& own = ivf_of(index);
+        const Vectors values = vectors_of(vectors, "vectors");
+        own.build(values, path_of(path), memory_budget, {build_options_of(options).threads, nullptr});
+    });
+}
+
+nearfield_status nearfield_build_from(const nearfield_index* index, nearfield_read_function read, void* context,
+                                      const char* path, uint64_t memory_budget,
+                                      const nearfield_write_options* options) {
+    return guarded([&] {
+        const Ivf& own = ivf_of(index);
+        required(read, "read");
+        const auto next = [&]() -> std::optional<Vectors> {
+            nearfield_vectors batch{};
+            expect_success(read(context, &batch), "read");
+            if (batch.n == 0) return std::nullopt;
+            return vectors_of(&batch, "batch");
+        };
+        own.build(next, path_of(path), memory_budget, {build_options_of(options).threads, nullptr});
+    });
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Searching
 // ---------------------------------------------------------------------------------------------------------------------
@@ -332,7 +398,7 @@ nearfield_status nearfield_range_search(const nearfield_index* index, const near
         const Index& own = index_of(index);
         const nearfield_search_options wanted = options_of(options);
         return own.range_search(vectors_of(queries, "queries"), radius, search_options_of(wanted),
-                                 {wanted.threads, nullptr});
+                                {wanted.threads, nullptr});
     });
 }
 
@@ -373,7 +439,7 @@ nearfield_status nearfield_set_tuning(nearfield_index* index, const nearfield_tu
         Tuning tuning{k, "given", queries, {}};
         array_of(entries, n, "entries");
         for (const nearfield_tuning_entry& entry : std::span(entries, n)) {
-            tuning.table.push_back({entry.recall, entry.measured, entry.value, 0});
+            tuning.table.push_back({entry.recall, entry.measured, entry.oversample, entry.probes});
         }
         own.set_tuning(std::move(tuning));
     });
@@ -389,7 +455,7 @@ nearfield_status nearfield_tuning(const nearfield_index* index, nearfield_tuning
         check_count(n, table.size(), "entries of tuning");
         array_of(entries, n, "entries");
         std::transform(table.begin(), table.end(), entries, [](const Tuning::Entry& entry) {
-            return nearfield_tuning_entry{entry.recall, entry.measured, entry.oversample};
+            return nearfield_tuning_entry{entry.recall, entry.measured, entry.oversample, entry.probes};
         });
     });
 }
@@ -398,7 +464,9 @@ nearfield_status nearfield_tuning(const nearfield_index* index, nearfield_tuning
 // Looking into an index
 // ---------------------------------------------------------------------------------------------------------------------
 
-const char* nearfield_kind(const nearfield_index* index) { return index != nullptr ? "flat" : nullptr; }
+const char* nearfield_kind(const nearfield_index* index) {
+    return value_of<const char*>([&] { return index_of(index).kind().data(); });
+}
 
 const char* nearfield_metric(const nearfield_index* index) {
     return value_of<const char*>([&] { return metric_name(index_of(index).options().metric).data(); });
@@ -434,6 +502,13 @@ size_t nearfield_nbytes(const nearfield_index* index) {
 
 int nearfield_contains(const nearfield_index* index, int64_t id) {
     return value_of<int>([&] { return index_of(index).contains(id) ? 1 : 0; });
+}
+
+size_t nearfield_lists(const nearfield_index* index) {
+    return value_of<size_t>([&] {
+        const auto* ivf = dynamic_cast<const Ivf*>(&index_of(index));
+        return ivf != nullptr ? ivf->lists() : 0;
+    });
 }
 
 nearfield_status nearfield_ids(const nearfield_index* index, int64_t* ids, size_t n) {
@@ -475,9 +550,49 @@ nearfield_status nearfield_save(const nearfield_index* index, const char* path) 
 nearfield_status nearfield_save_to(const nearfield_index* index, nearfield_write_function write, void* context) {
     return guarded([&] {
         required(write, "write");
-        index_of(index).save([&](const std::byte* data, size_t bytes) {
-            const int refused = write(context, data, bytes);
-            if (refused != 0) throw WriteStopped("write: the function returned " + std::to_string(refused));
-        });
+        index_of(index).save(
+            [&](const std::byte* data, size_t bytes) { expect_success(write(context, data, bytes), "write"); });
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Clustering
+// ---------------------------------------------------------------------------------------------------------------------
+
+nearfield_status nearfield_kmeans(const nearfield_vectors* vectors, const nearfield_kmeans_options* options,
+                                  float* centroids, uint32_t* labels, double* inertia) {
+    return guarded([&] {
+        const Vectors given = vectors_of(vectors, "vectors");
+        const nearfield_kmeans_options wanted = options_of(required(options, "options"));
+        required(centroids, "centroids");
+        if (given.dim == 0) throw InvalidInput("vectors: dimension 0 given, expected at least 1");
+        if (wanted.k == 0 || wanted.k > given.n) {
+            throw InvalidInput("k: " + std::to_string(wanted.k) + " given, expected 1 to the number of vectors, " +
+                               std::to_string(given.n));
+        }
+        if (wanted.capacity != 0 && !(wanted.capacity >= 1)) {
+            throw InvalidInput("capacity: " + std::to_string(wanted.capacity) + " given, expected at least 1");
+        }
+        if (wanted.capacity != 0 && wanted.sinkhorn != 0) throw InvalidInput("capacity: given together with sinkhorn");
+        const CheckedVectors checked = CheckedVectors::floats(given, given.dim, "vectors");
+        if (wanted.init != nullptr) check_finite(wanted.init, wanted.k, given.dim, "init", 0);
+        KMeansOptions own;
+        own.k = wanted.k;
+        if (wanted.iterations != 0) own.iterations = wanted.iterations;
+        own.spherical = wanted.spherical != 0;
+        if (wanted.capacity != 0) {
+            own.balance = Balance::capacity;
+            own.slack = wanted.capacity;
+        }
+        if (wanted.sinkhorn != 0) own.balance = Balance::sinkhorn;
+        constexpr size_t kSample = 1024;
+        own.sample = wanted.sample != 0 ? wanted.sample : kSample;
+        own.seed = wanted.seed;
+        own.init = wanted.init;
+        const Clustering found =
+            kmeans_cluster(checked.view().floats(), given.n, given.dim, own, {wanted.threads, nullptr});
+        copy(found.centroids, centroids);
+        if (labels != nullptr) copy(found.labels, labels);
+        if (inertia != nullptr) *inertia = found.inertia;
     });
 }

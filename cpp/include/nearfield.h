@@ -105,14 +105,16 @@ typedef struct nearfield_index nearfield_index;
 
 typedef struct nearfield_index_options {
     size_t struct_size;
-    const char* kind;   /* "flat" (default): exact search over all vectors */
-    size_t dim;         /* 1 to 65535, of packed bits to 1048576; no default */
+    const char* kind; /* "flat" (default): exact search over all vectors; "ivf": search of inverted lists, see below */
+    size_t dim;       /* 1 to 65535, of packed bits to 1048576; no default */
     const char* metric; /* "cosine" (default), "ip", "l2"; of packed bits "hamming", "jaccard" */
-    const char* codec;  /* how vectors are stored: "f32" (default), "f16", "bf16", "int8", "uint8", "sq8", "sq6", "sq4",
-                           "lvq8", "lvq4", "lvq4x4", "lvq4x8", "lvq8x8", "pq8", "pq4", "rabitq1" to "rabitq8", "lloyd4",
-                           "lloyd2", "sign", "recurrent_binary"; packed bits as they are, "bits" (their default) */
-    const char* rerank; /* a finer codec that scores the candidates of the first again; default: none */
-    double oversample;  /* candidates per result when reranking, at least 1; default: 4 */
+    const char* codec;  /* how vectors are stored: "f32" (default of "flat"), "f16", "bf16", "int8", "uint8", "sq8",
+                           "sq6", "sq4", "lvq8", "lvq4", "lvq4x4", "lvq4x8", "lvq8x8", "pq8", "pq4", "rabitq1" (default
+                           of "ivf") to "rabitq8", "lloyd4", "lloyd2", "sign", "recurrent_binary"; packed bits as they
+                           are, "bits" (their default) */
+    const char* rerank; /* a finer codec that scores the candidates of the first again, "" for none; default: "" for
+                           "flat", "f16" for "ivf" */
+    double oversample;  /* candidates per result when reranking, at least 1; default: 4 for "flat", 10 for "ivf" */
     int64_t no_screen;  /* 1: keep no compact image of the vectors; saves memory, costs time, changes no result */
     /* Parameters of the codec: name, value, name, value, ..., NULL; default: none. Values are text, and those that are
      * left out have their defaults, the first in these lists:
@@ -129,6 +131,17 @@ typedef struct nearfield_index_options {
      * A codec that has to learn does so from the first vectors that are added, or by nearfield_train. */
     const char* const* codec_parameters;
     const char* const* rerank_parameters; /* those of the finer codec */
+    /* Of "ivf": vectors are clustered, and a search visits the lists of the centroids nearest to its query. Metrics are
+     * "cosine", "ip" and "l2". Lists are learned from the first vectors that are added, or by nearfield_train. All
+     * vectors have version "". Codecs "rabitq*", "lloyd*" and "pq*" code what is left of a vector beside its centroid.
+     */
+    size_t
+        lists; /* how many; default: four times the square root of the number of vectors that they are learned from */
+    size_t probes; /* lists that a search visits; default: one in 32, and at least 8 */
+    double soar;   /* puts each vector into a second list, chosen by this weight of the part of its residual there that
+                      is parallel to its first one; usual: 1 to 1.5. Default: one list for each vector */
+    size_t list_dims; /* lists are learned from the first so many dimensions; default: all */
+    uint64_t seed;    /* of where k-means starts */
 } nearfield_index_options;
 
 /* Makes an empty index. `options` must not be NULL, since dim has no default. */
@@ -194,6 +207,24 @@ NEARFIELD_API nearfield_status nearfield_update(nearfield_index* index, const in
 /* Removes n ids. */
 NEARFIELD_API nearfield_status nearfield_remove(nearfield_index* index, const int64_t* ids, size_t n);
 
+/* Writes the file of an index of kind "ivf" that holds these vectors, under ids 0, 1, ..., without taking more than
+ * `memory_budget` bytes of memory. The vectors may lie in a mapped file, which is read several times. `index` must hold
+ * no vectors, and stays as it is: open the file to search it. What it was trained for is used; otherwise lists and
+ * codec are learned from a sample of the vectors. A file that is there is replaced in one step at the end. */
+NEARFIELD_API nearfield_status nearfield_build(const nearfield_index* index, const nearfield_vectors* vectors,
+                                               const char* path, uint64_t memory_budget,
+                                               const nearfield_write_options* options);
+
+/* Puts the next vectors into `batch`, which is empty before and stays so at the end, and returns 0, or anything else to
+ * give up. The memory behind it must stay valid until the next call. */
+typedef int (*nearfield_read_function)(void* context, nearfield_vectors* batch);
+
+/* The same of batches that can be read once: they are copied to a scratch file beside `path`, as float32.
+ * NEARFIELD_IO if the function gives up. */
+NEARFIELD_API nearfield_status nearfield_build_from(const nearfield_index* index, nearfield_read_function read,
+                                                    void* context, const char* path, uint64_t memory_budget,
+                                                    const nearfield_write_options* options);
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Searching
  * ------------------------------------------------------------------------------------------------------------------ */
@@ -221,8 +252,9 @@ typedef struct nearfield_search_options {
     double oversample;              /* at least 1; default: that of the index */
     int64_t exact;                  /* 1: compare every vector by the finest codec, without candidates */
     const char* version;            /* only vectors of this version; default: all, the query coded as the last one's */
-    double recall; /* the share of the true results to be found: takes the oversample that is in the index for it, see
-                      nearfield_set_tuning; default: the oversample as it is */
+    double recall; /* the share of the true results to be found: takes the oversample and the probes that are in the
+                      index for it, see nearfield_set_tuning; default: these as they are */
+    size_t probes; /* lists that are visited, of "ivf"; more than there are: all. Default: those of the index */
 } nearfield_search_options;
 
 /* Finds the k best vectors for each query. Writes ids and scores (queries, k), and to `counts` (queries), if not NULL,
@@ -235,8 +267,8 @@ NEARFIELD_API nearfield_status nearfield_search(const nearfield_index* index, co
 typedef struct nearfield_range_hits nearfield_range_hits;
 
 /* Finds every vector within a radius, the boundary included: at most that distance for l2 and hamming, at least that
- * score for the others. `options` may be NULL; `oversample`, `recall` and `exact` are ignored, the finest codec is
- * always compared. */
+ * score for the others; of "ivf" among the lists that are visited. `options` may be NULL; `oversample`, `recall` and
+ * `exact` are ignored, the finest codec is always compared. */
 NEARFIELD_API nearfield_status nearfield_range_search(const nearfield_index* index, const nearfield_vectors* queries,
                                                       double radius, const nearfield_search_options* options,
                                                       nearfield_range_hits** hits);
@@ -259,14 +291,15 @@ NEARFIELD_API nearfield_status nearfield_score(const nearfield_index* index, con
  * Declared recall
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/* A line of the table from recall to the search parameter that reaches it. */
+/* A line of the table from recall to the search parameters that reach it. */
 typedef struct nearfield_tuning_entry {
-    double recall;   /* that was asked for, above 0 and at most 1 */
-    double measured; /* that was measured */
-    double value;    /* the oversample with which, at least 1 */
+    double recall;     /* that was asked for, above 0 and at most 1 */
+    double measured;   /* that was measured */
+    double oversample; /* with which, at least 1; no matter without rerank */
+    size_t probes;     /* with which; 0: those of the index */
 } nearfield_tuning_entry;
 
-/* Keeps what was measured, in the index and its file, for the search option `recall`: it takes the value of the first
+/* Keeps what was measured, in the index and its file, for the search option `recall`: it takes the values of the first
  * entry that has as much. `entries` (n) come by growing recall, and replace those from before; n = 0: none. `k`
  * (results per query) and `queries` say with how many it was measured, and are kept for information. */
 NEARFIELD_API nearfield_status nearfield_set_tuning(nearfield_index* index, const nearfield_tuning_entry* entries,
@@ -293,6 +326,8 @@ NEARFIELD_API size_t nearfield_dim(const nearfield_index* index);
 NEARFIELD_API size_t nearfield_size(const nearfield_index* index);   /* vectors */
 NEARFIELD_API size_t nearfield_nbytes(const nearfield_index* index); /* of vectors, codes and ids */
 NEARFIELD_API int nearfield_contains(const nearfield_index* index, int64_t id);
+/* How many lists there are, 0 before they are learned and for other kinds than "ivf". */
+NEARFIELD_API size_t nearfield_lists(const nearfield_index* index);
 
 /* Writes all ids, in the order that filter masks are aligned with; n must be the size of the index. */
 NEARFIELD_API nearfield_status nearfield_ids(const nearfield_index* index, int64_t* ids, size_t n);
@@ -321,6 +356,30 @@ typedef int (*nearfield_write_function)(void* context, const void* data, size_t 
 /* Saves through a function of the caller; NEARFIELD_IO if it gives up. */
 NEARFIELD_API nearfield_status nearfield_save_to(const nearfield_index* index, nearfield_write_function write,
                                                  void* context);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Clustering
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct nearfield_kmeans_options {
+    size_t struct_size;
+    size_t k;          /* clusters, at most n; no default */
+    size_t iterations; /* at most; default: 25 */
+    int64_t spherical; /* 1: vectors and centroids are scaled to unit length */
+    double capacity;   /* no cluster gets more than ceil(capacity * n / k) vectors, at least 1; default: no limit */
+    int64_t sinkhorn;  /* 1: clusters of nearly equal sizes, by entropic optimal transport, which takes much longer */
+    size_t sample;     /* vectors per cluster, at most, that centroids are trained on; default: 1024 */
+    uint64_t seed;
+    const float* init; /* centroids (k, dim) to start from; default: drawn from the vectors */
+    size_t threads;    /* default: all CPUs that this process may use. Never changes a result */
+} nearfield_kmeans_options;
+
+/* Finds k centroids such that the vectors are near to the nearest one. Writes the centroids (k, dim); to `labels` (n),
+ * if not NULL, the cluster of each vector; and to `inertia`, if not NULL, the sum of squared distances of all vectors
+ * from the centroids of their clusters. `options` must not be NULL, since k has no default. */
+NEARFIELD_API nearfield_status nearfield_kmeans(const nearfield_vectors* vectors,
+                                                const nearfield_kmeans_options* options, float* centroids,
+                                                uint32_t* labels, double* inertia);
 
 #ifdef __cplusplus
 }

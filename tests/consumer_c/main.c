@@ -521,9 +521,9 @@ static void test_tuning(const char* path) {
     CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "tuned",
                 nearfield_search(index, &asked, K, &search, ids[0], scores[0], NULL));
 
-    const nearfield_tuning_entry table[] = {{0.8, 0.82, 2.5}, {0.95, 0.96, 40}, {1, 1, 900}},
-                                 unordered[] = {{0.9, 0.9, 3}, {0.9, 0.9, 4}}, small[] = {{0.9, 0.9, 0.5}},
-                                 beyond[] = {{1.1, 1, 3}}, strange[] = {{NAN, 1, 3}};
+    const nearfield_tuning_entry table[] = {{0.8, 0.82, 2.5, 0}, {0.95, 0.96, 40, 0}, {1, 1, 900, 0}},
+                                 unordered[] = {{0.9, 0.9, 3, 0}, {0.9, 0.9, 4, 0}}, small[] = {{0.9, 0.9, 0.5, 0}},
+                                 beyond[] = {{1.1, 1, 3, 0}}, strange[] = {{NAN, 1, 3, 0}};
     nearfield_tuning_entry kept[3];
     CHECK_OK(nearfield_set_tuning(index, table, 3, K, QUERIES));
     CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "growing", nearfield_set_tuning(index, unordered, 2, K, QUERIES));
@@ -541,7 +541,7 @@ static void test_tuning(const char* path) {
         CHECK_OK(nearfield_tuning(one, kept, 3));
         for (size_t i = 0; i < 3; ++i) {
             CHECK(kept[i].recall == table[i].recall && kept[i].measured == table[i].measured);
-            CHECK(kept[i].value == table[i].value);
+            CHECK(kept[i].oversample == table[i].oversample);
         }
     }
     /* The first entry that asked for as much as the search does. */
@@ -573,6 +573,259 @@ static void test_tuning(const char* path) {
     CHECK(nearfield_tuning_size(index) == 0 && nearfield_tuning_size(opened) == 3 && nearfield_tuning_size(NULL) == 0);
     nearfield_close(opened);
     nearfield_close(index);
+}
+
+enum { LISTS = 40, BATCH = 999 };
+
+static nearfield_index* create_lists(const char* metric) {
+    nearfield_index_options options = {
+        .struct_size = sizeof(options), .kind = "ivf", .dim = DIM, .metric = metric, .lists = LISTS};
+    nearfield_index* index = NULL;
+    CHECK_OK(nearfield_create(&options, &index));
+    return index;
+}
+
+/* How many of the first results are among the second ones. */
+static size_t common(const int64_t* found, const int64_t* truth) {
+    size_t both = 0;
+    for (size_t i = 0; i < QUERIES * K; ++i) {
+        for (size_t j = i / K * K; j < i / K * K + K; ++j) both += found[i] == truth[j];
+    }
+    return both;
+}
+
+struct reader {
+    size_t next, refused_at, wrong_at;
+};
+
+static int read_batch(void* context, nearfield_vectors* batch) {
+    struct reader* reader = context;
+    CHECK(batch->n == 0 && batch->data == NULL);
+    const size_t left = ROWS - reader->next;
+    if (reader->next >= reader->refused_at) return 7;
+    if (left == 0) return 0;
+    *batch = view(vectors[reader->next], left < BATCH ? left : BATCH);
+    if (reader->next >= reader->wrong_at) batch->dim = DIM - 1;
+    reader->next += batch->n;
+    return 0;
+}
+
+static void test_lists(const char* metric, const char* path) {
+    nearfield_index *index = create_lists(metric), *flat = create(metric, "f16"), *opened = NULL;
+    const nearfield_vectors stored = view(vectors, ROWS), asked = view(queries, QUERIES);
+    int64_t truth[QUERIES * K], ids[QUERIES * K], counts[QUERIES];
+    float scores[QUERIES * K], exact[QUERIES * K];
+    CHECK_OK(nearfield_add(flat, &stored, NULL, NULL, NULL));
+    CHECK_OK(nearfield_search(flat, &asked, K, NULL, truth, exact, NULL));
+    CHECK(strcmp(nearfield_kind(index), "ivf") == 0 && nearfield_lists(index) == 0 && nearfield_lists(flat) == 0);
+    CHECK(strcmp(nearfield_codec(index), "rabitq") == 0 && strcmp(nearfield_rerank(index), "f16") == 0);
+    CHECK(strcmp(nearfield_codec_parameter(index, "bits"), "1") == 0);
+    CHECK_OK(nearfield_add(index, &stored, NULL, NULL, NULL));
+    CHECK(nearfield_lists(index) == LISTS && nearfield_size(index) == ROWS);
+
+    /* More lists, and more candidates, find more. */
+    nearfield_search_options few = {.struct_size = sizeof(few), .probes = 1, .oversample = 1}, all = few, options = few;
+    all.probes = 10 * LISTS;
+    all.oversample = ROWS;
+    CHECK_OK(nearfield_search(index, &asked, K, &few, ids, scores, counts));
+    const size_t found = common(ids, truth);
+    CHECK(found < QUERIES * K && counts[0] == K);
+    CHECK_OK(nearfield_search(index, &asked, K, &all, ids, scores, counts));
+    CHECK(memcmp(ids, truth, sizeof(ids)) == 0 && memcmp(scores, exact, sizeof(scores)) == 0);
+    options = (nearfield_search_options){.struct_size = sizeof(options), .exact = 1};
+    CHECK_OK(nearfield_search(index, &asked, K, &options, ids, scores, NULL));
+    CHECK(memcmp(ids, truth, sizeof(ids)) == 0);
+    CHECK_OK(nearfield_search(index, &asked, K, NULL, ids, scores, NULL));
+    CHECK(common(ids, truth) > found);
+
+    /* Filters: as many results as there can be, however few lists are asked for. */
+    const int64_t allowed[3] = {5, 17, 4000};
+    nearfield_filter* filter = NULL;
+    CHECK_OK(nearfield_filter_ids(index, allowed, 3, &filter));
+    few.filter = filter;
+    CHECK_OK(nearfield_search(index, &asked, K, &few, ids, scores, counts));
+    for (size_t i = 0; i < QUERIES * K; ++i) {
+        CHECK(counts[i / K] == 3 && (i % K < 3) == (ids[i] >= 0));
+        CHECK(ids[i] == -1 || ids[i] == 5 || ids[i] == 17 || ids[i] == 4000);
+    }
+    nearfield_filter_free(filter);
+
+    /* Everything in the lists that are visited. */
+    nearfield_range_hits* hits = NULL;
+    all.oversample = 0;
+    CHECK_OK(nearfield_range_search(index, &asked, exact[K - 1], &all, &hits));
+    CHECK(nearfield_range_hits_offsets(hits)[1] == K);
+    CHECK(memcmp(nearfield_range_hits_ids(hits), truth, K * sizeof(*truth)) == 0);
+    nearfield_range_hits_free(hits);
+
+    /* Declared recall. */
+    const nearfield_tuning_entry table[] = {{0.5, 0.5, 1, 1}, {1, 1, ROWS, LISTS}};
+    nearfield_tuning_entry kept[2];
+    CHECK_OK(nearfield_set_tuning(index, table, 2, K, QUERIES));
+    CHECK_OK(nearfield_tuning(index, kept, 2));
+    CHECK(kept[0].probes == 1 && kept[1].probes == LISTS && kept[1].oversample == ROWS);
+    options = (nearfield_search_options){.struct_size = sizeof(options), .recall = 0.9};
+    CHECK_OK(nearfield_search(index, &asked, K, &options, ids, scores, NULL));
+    CHECK(memcmp(ids, truth, sizeof(ids)) == 0);
+    options.recall = 0.5;
+    CHECK_OK(nearfield_search(index, &asked, K, &options, ids, scores, NULL));
+    CHECK(common(ids, truth) == found);
+    options.probes = 3;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "probes", nearfield_search(index, &asked, K, &options, ids, scores, NULL));
+
+    /* Saved and opened, mapped and not. */
+    CHECK_OK(nearfield_save(index, path));
+    for (int64_t mmap = 0; mmap < 3; ++mmap) {
+        const nearfield_open_options how = {sizeof(how), mmap, 0};
+        CHECK_OK(nearfield_open(path, &how, &opened));
+        CHECK(strcmp(nearfield_kind(opened), "ivf") == 0 && nearfield_lists(opened) == LISTS);
+        CHECK(nearfield_tuning_size(opened) == 2);
+        options = (nearfield_search_options){.struct_size = sizeof(options), .recall = 1};
+        CHECK_OK(nearfield_search(opened, &asked, K, &options, ids, scores, NULL));
+        CHECK(memcmp(ids, truth, sizeof(ids)) == 0);
+        nearfield_close(opened);
+    }
+    /* Vectors come and go. */
+    const int64_t gone[1] = {truth[0]};
+    CHECK_OK(nearfield_remove(index, gone, 1));
+    CHECK_OK(nearfield_search(index, &asked, K, &options, ids, scores, NULL));
+    CHECK(ids[0] == truth[1] && nearfield_size(index) == ROWS - 1);
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "empty", nearfield_build(index, &stored, path, 1u << 24, NULL));
+    nearfield_close(flat);
+    nearfield_close(index);
+}
+
+static void test_list_options(void) {
+    nearfield_index_options options = {.struct_size = sizeof(options), .dim = DIM, .lists = 3};
+    nearfield_index* index = NULL;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "flat", nearfield_create(&options, &index));
+    options.kind = "ivf";
+    options.soar = -1;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "soar", nearfield_create(&options, &index));
+    options.soar = 1;
+    options.list_dims = DIM + 1;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "list_dims", nearfield_create(&options, &index));
+    options.list_dims = 0;
+    options.metric = "hamming";
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "metric", nearfield_create(&options, &index));
+    options.metric = "ip";
+    options.codec = "sq8";
+    options.rerank = "";
+    CHECK_OK(nearfield_create(&options, &index));
+    CHECK(strcmp(nearfield_codec(index), "sq") == 0 && strcmp(nearfield_rerank(index), "") == 0);
+    const nearfield_vectors two = view(vectors, 2), more = view(vectors, 300);
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "lists", nearfield_add(index, &two, NULL, NULL, NULL));
+    CHECK_OK(nearfield_train(index, &more, NULL, 0, NULL));
+    CHECK(nearfield_lists(index) == 3 && nearfield_size(index) == 0);
+    CHECK_OK(nearfield_add(index, &two, NULL, NULL, NULL));
+    int64_t ids[4];
+    float scores[4];
+    CHECK_OK(nearfield_search(index, &two, 2, NULL, ids, scores, NULL));
+    CHECK(ids[0] + ids[1] == 1 && ids[2] + ids[3] == 1);
+    nearfield_close(index);
+    /* Options of a program from before there were lists. */
+    options =
+        (nearfield_index_options){.struct_size = offsetof(nearfield_index_options, lists), .dim = DIM, .lists = 3};
+    CHECK_OK(nearfield_create(&options, &index));
+    nearfield_close(index);
+}
+
+static void test_build(const char* path) {
+    nearfield_index *index = create_lists("l2"), *flat = create("l2", "f32"), *opened = NULL;
+    const nearfield_vectors stored = view(vectors, ROWS), asked = view(queries, QUERIES);
+    const nearfield_open_options mapped = {.struct_size = sizeof(mapped), .mmap = 1};
+    int64_t ids[2][QUERIES * K];
+    float scores[2][QUERIES * K];
+    const uint64_t budget = 1u << 24;
+    nearfield_search_options all = {.struct_size = sizeof(all), .probes = LISTS, .oversample = ROWS};
+    for (int batches = 0; batches < 2; ++batches) {
+        struct reader reader = {0, (size_t)-1, (size_t)-1};
+        CHECK_OK(batches ? nearfield_build_from(index, read_batch, &reader, path, budget, NULL)
+                         : nearfield_build(index, &stored, path, budget, NULL));
+        CHECK(nearfield_size(index) == 0);
+        CHECK_OK(nearfield_open(path, &mapped, &opened));
+        CHECK(nearfield_size(opened) == ROWS && nearfield_lists(opened) == LISTS && nearfield_contains(opened, 4999));
+        CHECK_OK(nearfield_search(opened, &asked, K, &all, ids[batches], scores[batches], NULL));
+        nearfield_close(opened);
+    }
+    CHECK(memcmp(ids[0], ids[1], sizeof(ids[0])) == 0 && memcmp(scores[0], scores[1], sizeof(scores[0])) == 0);
+
+    /* What goes wrong leaves the file as it was. */
+    struct reader refusing = {0, 2 * BATCH, (size_t)-1}, wrong = {0, (size_t)-1, 2 * BATCH};
+    const nearfield_write_options version = {.struct_size = sizeof(version), .version = "a"};
+    const nearfield_vectors none = view(NULL, 0), some = view(vectors, LISTS - 1);
+    CHECK_FAILS(NEARFIELD_IO, "7", nearfield_build_from(index, read_batch, &refusing, path, budget, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "18", nearfield_build_from(index, read_batch, &wrong, path, budget, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "read", nearfield_build_from(index, NULL, NULL, path, budget, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "memory_budget", nearfield_build(index, &stored, path, 1000, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "version", nearfield_build(index, &stored, path, budget, &version));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "path", nearfield_build(index, &stored, NULL, budget, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "no vectors", nearfield_build(index, &none, path, budget, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "lists", nearfield_build(index, &some, path, budget, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "flat", nearfield_build(flat, &stored, path, budget, NULL));
+    CHECK_FAILS(NEARFIELD_IO, "no such folder", nearfield_build(index, &stored, "no such folder/x", budget, NULL));
+    CHECK_OK(nearfield_open(path, NULL, &opened));
+    CHECK(nearfield_size(opened) == ROWS);
+    nearfield_close(opened);
+    nearfield_close(flat);
+    nearfield_close(index);
+}
+
+static void test_kmeans(void) {
+    enum { CLUSTERS = 20 };
+    static float centroids[2][CLUSTERS][DIM];
+    static uint32_t labels[ROWS];
+    const nearfield_vectors points = view(vectors, ROWS);
+    nearfield_kmeans_options options = {.struct_size = sizeof(options), .k = CLUSTERS, .threads = 1};
+    double inertia = 0, sum = 0, less = 0;
+    CHECK_OK(nearfield_kmeans(&points, &options, centroids[0][0], labels, &inertia));
+    for (size_t i = 0; i < ROWS; ++i) {
+        const double own = true_score("l2", vectors[i], centroids[0][labels[i]]);
+        for (size_t c = 0; c < CLUSTERS; ++c) CHECK(true_score("l2", vectors[i], centroids[0][c]) >= own - 1e-6);
+        sum += own * own;
+    }
+    CHECK(fabs(sum - inertia) < 1e-4 * inertia);
+    options.threads = 2;
+    CHECK_OK(nearfield_kmeans(&points, &options, centroids[1][0], NULL, NULL));
+    CHECK(memcmp(centroids[0], centroids[1], sizeof(centroids[0])) == 0);
+    options.init = centroids[0][0];
+    CHECK_OK(nearfield_kmeans(&points, &options, centroids[1][0], NULL, &less));
+    CHECK(less <= inertia);
+    options.init = NULL;
+    for (int sinkhorn = 0; sinkhorn < 2; ++sinkhorn) {
+        options.capacity = sinkhorn ? 0 : 1;
+        options.sinkhorn = sinkhorn;
+        CHECK_OK(nearfield_kmeans(&points, &options, centroids[1][0], labels, NULL));
+        size_t sizes[CLUSTERS] = {0}, largest = 0;
+        for (size_t i = 0; i < ROWS; ++i) ++sizes[labels[i]];
+        for (size_t c = 0; c < CLUSTERS; ++c) largest = sizes[c] > largest ? sizes[c] : largest;
+        CHECK(largest <= (sinkhorn ? 2 : 1) * ROWS / CLUSTERS);
+    }
+    options = (nearfield_kmeans_options){.struct_size = sizeof(options), .k = 2, .spherical = 1, .iterations = 3};
+    CHECK_OK(nearfield_kmeans(&points, &options, centroids[1][0], NULL, NULL));
+    const float origin[DIM] = {0};
+    CHECK(fabs(true_score("l2", origin, centroids[1][1]) - 1) < 1e-5);
+
+    nearfield_kmeans_options bad = options;
+    bad.k = 0;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "k", nearfield_kmeans(&points, &bad, centroids[0][0], NULL, NULL));
+    bad.k = ROWS + 1;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "5001", nearfield_kmeans(&points, &bad, centroids[0][0], NULL, NULL));
+    bad = options;
+    bad.capacity = 0.5;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "capacity", nearfield_kmeans(&points, &bad, centroids[0][0], NULL, NULL));
+    bad.capacity = 1;
+    bad.sinkhorn = 1;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "sinkhorn", nearfield_kmeans(&points, &bad, centroids[0][0], NULL, NULL));
+    float strange[2 * DIM] = {NAN};
+    bad = options;
+    bad.init = strange;
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "init", nearfield_kmeans(&points, &bad, centroids[0][0], NULL, NULL));
+    const nearfield_vectors infinite = view(strange, 2);
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "row 0",
+                nearfield_kmeans(&infinite, &options, centroids[0][0], NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "options", nearfield_kmeans(&points, NULL, centroids[0][0], NULL, NULL));
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "centroids", nearfield_kmeans(&points, &options, NULL, NULL, NULL));
 }
 
 struct buffer {
@@ -741,6 +994,12 @@ int main(int argc, char** argv) {
     test_codecs(argc > 1 ? argv[1] : "consumer_c.nearfield");
     test_given();
     test_tuning(argc > 1 ? argv[1] : "consumer_c.nearfield");
+    test_lists("cosine", argc > 1 ? argv[1] : "consumer_c.nearfield");
+    test_lists("ip", argc > 1 ? argv[1] : "consumer_c.nearfield");
+    test_lists("l2", argc > 1 ? argv[1] : "consumer_c.nearfield");
+    test_list_options();
+    test_build(argc > 1 ? argv[1] : "consumer_c.nearfield");
+    test_kmeans();
     test_files(argc > 1 ? argv[1] : "consumer_c.nearfield");
     test_errors();
     printf("nearfield %s (%s): ok\n", nearfield_version(), nearfield_cpu_level());

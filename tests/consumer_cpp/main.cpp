@@ -126,7 +126,7 @@ void tune(nearfield_index* index, const nearfield_vectors& queries, std::size_t 
             options.oversample *= 1.2;
             measured = measure_recall(index, queries, k, options);
         }
-        entries.push_back({recall, measured, options.oversample});
+        entries.push_back({recall, measured, options.oversample, 0});
     }
     check(nearfield_set_tuning(index, entries.data(), entries.size(), k, queries.n));
 }
@@ -185,7 +185,7 @@ void test_declared_recall(const std::vector<Document>& documents, const std::str
     expect(nearfield_tuning_size(mapped.get()) == 2, "the file keeps what was tuned");
     std::vector<nearfield_tuning_entry> entries(2);
     check(nearfield_tuning(mapped.get(), entries.data(), entries.size()));
-    expect(entries[0].value < entries[1].value, "more recall takes more candidates");
+    expect(entries[0].oversample < entries[1].oversample, "more recall takes more candidates");
     for (const nearfield_tuning_entry& entry : entries) {
         nearfield_search_options options = search_options();
         options.recall = entry.recall;
