@@ -58,5 +58,6 @@ void register_errors(py::module_& module);
 void register_faults(py::module_& module);
 void register_indexes(py::module_& module);
 void register_kernels(py::module_& module);
+void register_kmeans(py::module_& module);
 
 }  // namespace nearfield::bindings

@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     bindings::register_faults(module);
     bindings::register_indexes(module);
     bindings::register_kernels(module);
+    bindings::register_kmeans(module);
 }

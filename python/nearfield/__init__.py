@@ -11,6 +11,7 @@ from .codecs import LVQ, PQ, SQ, Lloyd, RaBitQ, RecurrentBinary, Sign
 from .files import load
 from .flat import Flat
 from .ivf import IVF
+from .kmeans import KMeans
 from .quantization import dequantize_embeddings, quantize_embeddings
 from .results import Hits, RangeHits
 from .transforms import PCA, Blocks, LeanVec, Prefix, RandomRotation
@@ -29,6 +30,7 @@ __all__ = [
     "Filter",
     "Flat",
     "Hits",
+    "KMeans",
     "LeanVec",
     "Lloyd",
     "Prefix",

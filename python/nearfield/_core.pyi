@@ -165,6 +165,26 @@ class Ivf(Index):
     @property
     def list_dims(self) -> int: ...
 
+class Centroids:
+    def __init__(self, values: _Scores) -> None: ...
+    def assign(
+        self, vectors: _Array, type: str, spherical: bool, threads: int
+    ) -> tuple[npt.NDArray[np.uint32], _Scores]: ...
+
+def kmeans(
+    vectors: _Array,
+    type: str,
+    k: int,
+    iterations: int,
+    spherical: bool,
+    balance: str,
+    slack: float,
+    seed: int,
+    sample: int,
+    init: _Scores | None,
+    threads: int,
+    progress: Callable[[float], None] | None,
+) -> tuple[_Scores, npt.NDArray[np.uint32], float, int, int]: ...
 def scores(
     queries: _Array, queries_type: str, vectors: _Array, vectors_type: str, metric: str, threads: int
 ) -> _Scores: ...
