@@ -106,10 +106,15 @@ class Query : public Scanner {
     virtual void score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept = 0;
     // Estimated distances (queries, block.n).
     virtual void score_block(Block block, float* out) const noexcept = 0;
-    // Estimated distances from query 0, the only one, to those rows of a block for which they are at most `bound` or not
-    // known (-infinity): their places, in order, and the distances. Both have room for all rows and kGroup more; returns
-    // how many there are.
+    // Estimated distances from query 0, the only one, to those rows of a block for which they are at most `bound` or
+    // not known (-infinity): their places, in order, and the distances. Both have room for all rows and kGroup more;
+    // returns how many there are.
     virtual size_t select(Block block, float bound, uint32_t* at, float* distances) const noexcept;
+    // Whether some of several queries can be scanned; then pick() gives the sink estimates (low and high are equal)
+    // from the listed queries, each with a centre of its own in place of the block's.
+    virtual bool picks() const { return false; }
+    virtual void pick(Block /*block*/, std::span<const uint32_t> /*queries*/, const float* /*centers*/,
+                      SurvivorSink& /*sink*/) const noexcept {}
     // Bounds of the canonical distances from one query to the listed rows; by default the distances themselves.
     virtual void bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, float* low,
                             float* high) const noexcept;

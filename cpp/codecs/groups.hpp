@@ -64,6 +64,9 @@ class GroupQuery : public Query {
     void score_block(Block block, float* out) const noexcept override;
     void scan(Block block, SurvivorSink& sink) const noexcept override;
     size_t select(Block block, float bound, uint32_t* at, float* distances) const noexcept override;
+    bool picks() const override { return tables_.kernel != nullptr; }
+    void pick(Block block, std::span<const uint32_t> queries, const float* centers,
+              SurvivorSink& sink) const noexcept override;
 
   protected:
     struct Terms {
@@ -84,8 +87,15 @@ class GroupQuery : public Query {
     // `tile` queries are scanned together; `reach` is that of rows which do not store it.
     GroupQuery(GroupLayout layout, Roles roles, size_t width, size_t tile, float reach = 0);
 
-    // The sums of queries [first, first + width) for one group: sums[q * kGroup + i].
-    virtual void sum(const uint8_t* codes, size_t first, size_t width, int32_t* sums) const noexcept = 0;
+    // The sums of queries [first, first + width) for one group: sums[q * kGroup + i]. By default of table entries.
+    virtual void sum(const uint8_t* codes, size_t first, size_t width, int32_t* sums) const noexcept;
+    // Tables of tile after tile, as a kernel takes them: [units][width] of so many bytes.
+    struct Tables {
+        decltype(kernels::CodeKernels::sum4) kernel = nullptr;
+        const uint8_t* data = nullptr;
+        size_t unit_bytes = 0;
+    };
+    void scan_tables(const Tables& tables) { tables_ = tables; }
 
     size_t width() const { return terms_.size(); }
     size_t tile() const { return tile_; }
@@ -96,6 +106,7 @@ class GroupQuery : public Query {
     kernels::Factors factors_of(const std::byte* group, const float* corrections) const;
 
     GroupLayout layout_;
+    Tables tables_;
     size_t factors_at_;
     Roles roles_;
     size_t tile_;

@@ -206,11 +206,12 @@ class PqQuery final : public GroupQuery {
           split_(split),
           codebook_(codebook),
           metric_(metric),
-          kernel_(split.bits == 4 ? kernels::active().codes.sum4 : kernels::active().codes.sum8),
           units_(split.layout().units),
           table_bytes_(table_bytes(split)),
           queries_(queries.n * split.padded()),
           tables_(queries.n * table_bytes_) {
+        const kernels::CodeKernels& kernels = kernels::active().codes;
+        scan_tables({split.bits == 4 ? kernels.sum4 : kernels.sum8, tables_.data(), table_bytes_ / units_});
         std::vector<double> exact(split.subspaces * split.centroids());
         for (size_t q = 0; q < queries.n; ++q) {
             const float* query = queries.floats() + q * split.dim;
@@ -234,11 +235,6 @@ class PqQuery final : public GroupQuery {
             out[i] = metric_ == Metric::l2 ? sum_over(row, vector, [](double x, double c) { return (x - c) * (x - c); })
                                            : 0.0 - sum_over(row, vector, [](double x, double c) { return x * c; });
         }
-    }
-
-  protected:
-    void sum(const uint8_t* codes, size_t first, size_t width, int32_t* sums) const noexcept override {
-        kernel_(codes, units_, tables_.data() + first * table_bytes_, width, sums);
     }
 
   private:
@@ -308,7 +304,6 @@ class PqQuery final : public GroupQuery {
     const Split& split_;
     const Codebook& codebook_;
     Metric metric_;
-    decltype(kernels::CodeKernels::sum4) kernel_;
     size_t units_, table_bytes_;
     std::vector<double> queries_;  // as they are compared, padded
     std::vector<uint8_t> tables_;  // of tile after tile, as the kernels take them

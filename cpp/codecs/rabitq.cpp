@@ -176,6 +176,7 @@ class RabitqQuery final : public GroupQuery {
           rotated_(queries.n * shape.padded()),
           rounded_(queries.n),
           tables_(queries.n * table_bytes(shape) / sizeof(Line)) {
+        scan_tables({kernels::active().codes.sum4, reinterpret_cast<const uint8_t*>(tables_.data()), 8 * 16});
         std::vector<float> query(shape.dim), unrotated(shape.dim);
         for (size_t q = 0; q < queries.n; ++q) {
             load(queries.floats() + q * shape.dim, shape.dim, shape.metric, query.data());
@@ -202,11 +203,6 @@ class RabitqQuery final : public GroupQuery {
                     float* high) const noexcept override;
     void settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept override;
 
-  protected:
-    void sum(const uint8_t* codes, size_t first, size_t width, int32_t* sums) const noexcept override {
-        kernels::active().codes.sum4(codes, shape_.layout().units, table_of(first), width, sums);
-    }
-
   private:
     struct Exact {
         double base, tilt, length;
@@ -220,7 +216,6 @@ class RabitqQuery final : public GroupQuery {
     };
 
     static size_t table_bytes(const Shape& shape) { return shape.layout().units * 8 * 16; }
-    const uint8_t* table_of(size_t first) const { return tables_.data()->bytes + first * table_bytes(shape_); }
     // The tables of a tile stay in the first-level cache.
     static size_t tile_of(const Shape& shape) {
         return std::clamp<size_t>((size_t{24} << 10) / table_bytes(shape), 1, kernels::kTile);

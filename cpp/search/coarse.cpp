@@ -19,6 +19,20 @@ double dot(const float* a, const float* b, size_t dims) {
     return sums[0];
 }
 
+constexpr float kFarthest = std::numeric_limits<float>::max();
+
+// A bound that at least `count` of n values do not exceed, and not many more: the count-th of the least values in
+// blocks. `room` is for n values.
+float within(const float* values, size_t n, size_t count, float* room) {
+    size_t block = 8;
+    while (block > 1 && n / block < 2 * count) block /= 2;
+    if (count >= n) return std::numeric_limits<float>::infinity();
+    const size_t blocks = n / block;
+    for (size_t b = 0; b < blocks; ++b) room[b] = *std::min_element(values + b * block, values + (b + 1) * block);
+    std::nth_element(room, room + count - 1, room + blocks);
+    return room[count - 1];
+}
+
 }  // namespace
 
 Coarse::Coarse(std::vector<float> centroids, size_t dims, Metric metric)
@@ -87,16 +101,12 @@ void Coarse::nearest(const float* queries, size_t n, size_t count, Probe* probes
     estimates.resize(n * lists_);
     ordered.resize(lists_);
     screen_.estimates(queries, n, reinterpret_cast<const std::byte*>(groups_.data()), lists_, estimates.data());
+    // Beyond float32: no list is nearer than another.
+    for (float& estimate : estimates) estimate = std::isfinite(estimate) ? estimate : kFarthest;
     for (size_t q = 0; q < n; ++q, probes += count) {
         const float *own = estimates.data() + q * lists_, *query = queries + q * dims_;
         const auto nearer = [own](uint32_t a, uint32_t b) { return own[a] != own[b] ? own[a] < own[b] : a < b; };
-        float bound = std::numeric_limits<float>::infinity();
-        if (count < lists_) {
-            std::copy_n(own, lists_, ordered.begin());
-            const auto last = ordered.begin() + static_cast<std::ptrdiff_t>(count - 1);
-            std::nth_element(ordered.begin(), last, ordered.end());
-            bound = *last;
-        }
+        const float bound = within(own, lists_, count, ordered.data());
         order.resize(lists_);
         size_t kept = 0;
         for (uint32_t list = 0; list < lists_; ++list) {  // without branches, which nobody could foresee

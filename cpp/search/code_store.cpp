@@ -9,9 +9,11 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 
-void prefetch([[maybe_unused]] const void* address) {
+constexpr size_t kLine = 64;
+
+void prefetch_bytes([[maybe_unused]] const std::byte* data, [[maybe_unused]] size_t bytes) {
 #if defined(__GNUC__)  // a hint that other compilers can do without
-    __builtin_prefetch(address);
+    for (size_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(data + byte);
 #endif
 }
 
@@ -87,11 +89,10 @@ void CodeStore::View::copy_to(const std::vector<uint32_t>& list, CodeStore& to, 
 }
 
 void CodeStore::View::prefetch_fine(size_t row) const {
-    if (!store->fine_) return;
-    constexpr size_t kLine = 64;
-    const std::byte* at = store->fine_->row(row);
-    for (size_t byte = 0; byte < store->fine_bytes(); byte += kLine) prefetch(at + byte);
+    if (store->fine_) prefetch_bytes(store->fine_->row(row), store->fine_bytes());
 }
+
+void CodeStore::View::prefetch(size_t row) const { prefetch_bytes(store->codes_.row(row), store->row_bytes()); }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Writing

@@ -35,7 +35,9 @@ class CodeStore {
         void copy(const uint32_t* list, size_t n, std::byte* rows) const;
         // The listed rows become the first rows of another store, which has room for them.
         void copy_to(const std::vector<uint32_t>& list, CodeStore& to, std::byte* tail_of_to) const;
+        // Asks for what will be read soon: a row's fine bytes; a row, where rows lie as they are.
         void prefetch_fine(size_t row) const;
+        void prefetch(size_t row) const;
         // Calls work(rows, their numbers or null, first place, how many) for runs of the list.
         template <class Work>
         void for_each_run(const uint32_t* list, size_t n, const Work& work) const;

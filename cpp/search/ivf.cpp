@@ -337,6 +337,10 @@ KMeansOptions Ivf::clustering(size_t lists) const {
 }
 
 void Ivf::learn(Snapshot& next, Version& made, const Vectors& vectors, Learned given, const Run& run) const {
+    if (!next.versions->all.empty()) {
+        throw InvalidInput("version: \"" + made.name + "\" given, but the lists are those of version \"" +
+                           next.versions->all[0].name + "\", the only one that they can hold");
+    }
     const size_t lists = lists_for(vectors.n), dims = own_.list_dims != 0 ? own_.list_dims : options_.dim;
     const Vectors sample = sample_of(vectors, lists * kPointsPerList, 1);
     std::vector<float> points(sample.n * dims);
@@ -439,6 +443,9 @@ std::shared_ptr<const Index::Codes> Ivf::compacted_codes(const Snapshot& old, co
     if (codes->places) {
         codes->places = std::make_shared<RowStore>(sizeof(IvfCodes::Place));
         codes->places->reserve(rows.size(), 0);
+        const IvfCodes::Place nowhere{IvfCodes::kNowhere, 0};
+        for (size_t row = 0; row < rows.size(); ++row)
+            std::memcpy(codes->places->writable(row), &nowhere, sizeof(nowhere));
     }
     std::vector<bool> placed(rows.size());
     for (uint32_t list = 0; list < from.lists.size(); ++list) {
@@ -446,7 +453,7 @@ std::shared_ptr<const Index::Codes> Ivf::compacted_codes(const Snapshot& old, co
         std::vector<uint32_t> kept;
         IvfCodes::NewRows moved;
         for (uint32_t at = 0; at < before.size; ++at) {
-            const uint32_t row = number[before.rows[at]];
+            const uint32_t row = before.rows[at] < from.count ? number[before.rows[at]] : IvfCodes::kNowhere;
             if (row == IvfCodes::kNowhere) continue;
             if (codes->places && !placed[row]) {
                 const IvfCodes::Place where{list, static_cast<uint32_t>(kept.size())};

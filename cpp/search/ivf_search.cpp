@@ -13,7 +13,7 @@ namespace nearfield {
 namespace {
 
 // Queries of one work item: their distances to all centroids are computed together.
-constexpr size_t kPartQueries = 4 * kernels::kTile;
+constexpr size_t kPartQueries = 16 * kernels::kTile;
 
 // Costs of a row, relative to that of scanning its code: to look whether a filter allows it, and to score it by the
 // finest codec.
@@ -28,16 +28,23 @@ class Nearest {
   public:
     explicit Nearest(size_t most) : most_(most) {}
 
+    // What later ones must not exceed.
     float bound() const { return bound_; }
-    void offer(uint32_t row, float distance) { found_.push_back({distance, row}); }
-    // Keeps memory and work within bounds; to be called now and then.
-    void shrink() {
-        constexpr size_t kSpare = 64;
-        if (found_.size() > 2 * most_ + kSpare) keep();
+    size_t size() const { return found_.size(); }
+    void offer(uint32_t row, float distance) {
+        constexpr size_t kSpare = 128;
+        found_.push_back({distance, row});
+        if (found_.size() > 2 * most_ + kSpare) thin();
     }
+    // The rows, in order and each once.
     void take(std::vector<uint32_t>& rows) {
-        keep();
+        if (found_.size() > most_) {
+            std::nth_element(found_.begin(), found_.begin() + static_cast<std::ptrdiff_t>(most_ - 1), found_.end());
+            found_.resize(most_);
+        }
         for (const Found& one : found_) rows.push_back(one.row);
+        std::sort(rows.begin(), rows.end());
+        rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
     }
 
   private:
@@ -49,17 +56,69 @@ class Nearest {
         }
     };
 
-    void keep() {
-        if (found_.size() <= most_) return;
-        const auto last = found_.begin() + static_cast<std::ptrdiff_t>(most_ - 1);
-        std::nth_element(found_.begin(), last, found_.end());
-        bound_ = last->distance;
-        found_.resize(most_);
+    // Drops most of those that are not among the best, by counting how many lie in each part of their range: cheaper
+    // than to find the exact bound.
+    void thin() {
+        constexpr size_t kParts = 64;
+        constexpr float kInfinity = std::numeric_limits<float>::infinity();
+        float least = kInfinity, largest = -kInfinity;
+        for (const Found& one : found_) {
+            least = std::min(least, one.distance);
+            largest = std::max(largest, one.distance);
+        }
+        const float scale = static_cast<float>(kParts) / (largest - least);
+        if (!(scale > 0 && scale < kInfinity)) {  // all the same, or not finite
+            std::nth_element(found_.begin(), found_.begin() + static_cast<std::ptrdiff_t>(most_ - 1), found_.end());
+            found_.resize(most_);
+            bound_ = std::min(bound_, std::max_element(found_.begin(), found_.end())->distance);
+            return;
+        }
+        uint32_t counts[kParts + 1] = {};
+        const auto part = [&](const Found& one) { return static_cast<size_t>((one.distance - least) * scale); };
+        for (const Found& one : found_) ++counts[std::min(part(one), kParts)];
+        size_t last = 0;
+        for (size_t sum = counts[0]; sum < most_; sum += counts[last]) ++last;
+        float bound = least;
+        size_t kept = 0;
+        for (const Found& one : found_) {
+            const bool keeps = std::min(part(one), kParts) <= last;
+            found_[kept] = one;
+            kept += keeps ? 1 : 0;
+            bound = std::max(bound, keeps ? one.distance : least);
+        }
+        found_.resize(kept);
+        bound_ = std::min(bound_, bound);
     }
 
     size_t most_;
     float bound_ = std::numeric_limits<float>::infinity();
     std::vector<Found> found_;
+};
+
+// The candidates of many queries in one list after the other.
+class NearestOfMany final : public SurvivorSink {
+  public:
+    NearestOfMany(size_t queries, size_t most, Admission admission)
+        : admission_(admission),
+          bounds_(queries, std::numeric_limits<float>::infinity()),
+          best_(queries, Nearest(most)) {
+        bounds = bounds_.data();
+    }
+    void start_list(const uint32_t* rows) { rows_ = rows; }
+    void take(std::span<const Survivor> survivors) noexcept override {
+        Nearest& best = best_[survivors[0].query];  // all are of one query
+        for (const Survivor& s : survivors) {
+            if (s.low <= best.bound() && admission_(rows_[s.at])) best.offer(rows_[s.at], s.low);
+        }
+        bounds_[survivors[0].query] = best.bound();
+    }
+    Nearest& of(size_t q) { return best_[q]; }
+
+  private:
+    Admission admission_;
+    const uint32_t* rows_ = nullptr;
+    std::vector<float> bounds_;
+    std::vector<Nearest> best_;
 };
 
 }  // namespace
@@ -86,6 +145,8 @@ struct Ivf::Search {
     void visit_lists(const float* query, const Probe* nearest, const Visit& visit) const;
     std::vector<Candidate> find(const float* coarse_query, const Probe* nearest, const Vectors& query) const;
     std::vector<Candidate> find_candidates(const float* coarse_query, const Probe* nearest, const Vectors& query) const;
+    template <class Report>
+    bool find_candidates_of_many(const Probe* nearest, const Vectors& own, const Report& report) const;
     std::vector<Candidate> find_among(const std::vector<uint32_t>& rows, const Vectors& query) const;
     // The k best of all rows of the finer codec for each query.
     template <class Report>
@@ -143,12 +204,69 @@ std::vector<Candidate> Ivf::Search::find_candidates(const float* coarse_query, c
             const uint32_t row = list.rows[at[i]];
             if (admission(row)) best.offer(row, distances[i]);
         }
-        best.shrink();
     });
     best.take(rows);
-    std::sort(rows.begin(), rows.end());
-    rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
     return find_among(rows, query);
+}
+
+// The same for many queries without a filter, list by list: codes are read once for all queries that visit a list.
+template <class Report>
+bool Ivf::Search::find_candidates_of_many(const Probe* nearest, const Vectors& own, const Report& report) const {
+    const IvfQueries queries(own, codes.metric, codes.residual);
+    const std::unique_ptr<Query> scanned = version.codec->prepare(queries.coded);
+    if (!scanned->picks()) return false;
+    NearestOfMany best(own.n, kept, admission);
+    const auto scan = [&](uint32_t list, std::span<const uint32_t> which, const float* centers) {
+        best.start_list(codes.lists[list]->rows);
+        scanned->pick(codes.block(*codes.lists[list], 0, 0), which, centers, best);
+    };
+    const auto center = [&](const Probe& probe) { return codes.residual ? probe.distance : 0; };
+    // The nearest lists come first, and leave bounds for the others.
+    for (uint32_t q = 0; q < own.n; ++q) {
+        const float distance = center(nearest[q * probes]);
+        scan(nearest[q * probes].list, {&q, 1}, &distance);
+    }
+    struct Visit {
+        uint32_t list, query;
+        float center;
+    };
+    std::vector<Visit> visits;
+    for (uint32_t q = 0; q < own.n; ++q) {
+        for (size_t p = 1; p < probes; ++p) {
+            const Probe& probe = nearest[q * probes + p];
+            visits.push_back({probe.list, q, center(probe)});
+        }
+    }
+    std::sort(visits.begin(), visits.end(),
+              [](const Visit& a, const Visit& b) { return a.list != b.list ? a.list < b.list : a.query < b.query; });
+    std::vector<uint32_t> which;
+    std::vector<float> centers;
+    for (size_t first = 0; first < visits.size(); first += which.size()) {
+        checkpoint();
+        which.clear();
+        centers.clear();
+        for (size_t v = first; v < visits.size() && visits[v].list == visits[first].list; ++v) {
+            which.push_back(visits[v].query);
+            centers.push_back(visits[v].center);
+        }
+        scan(visits[first].list, which, centers.data());
+    }
+    // While the candidates of one query are scored, those of the next are on their way from memory.
+    const CodeStore::View finer = now.rerank();
+    std::vector<uint32_t> rows, next;
+    const auto take = [&](size_t q) {
+        next.clear();
+        if (q == own.n) return;
+        best.of(q).take(next);
+        for (const uint32_t row : next) finer.prefetch(row);
+    };
+    take(0);
+    for (size_t q = 0; q < own.n; ++q) {
+        rows.swap(next);
+        take(q + 1);
+        report(q, rows, rows.size() >= std::min(k, candidates));
+    }
+    return true;
 }
 
 // The k best of the rows in the lists that are visited, by bounds.
@@ -233,7 +351,7 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     const double visited = static_cast<double>(probes) / static_cast<double>(std::max<size_t>(1, lists));
     const double grown = std::min(1.0, visited * std::pow(std::max(share, 1e-9), -kGrowth));
     search.seen = allowed ? grown * static_cast<double>(candidates) : 0;
-    const double kept = static_cast<double>(k) * (reranks ? oversample : static_cast<double>(search.copies));
+    const double kept = static_cast<double>(k * search.copies) * (reranks ? oversample : 1.0);
     search.kept = static_cast<size_t>(std::min(std::ceil(kept), static_cast<double>(live * search.copies)));
     // Rows are scored one by one where they are few, or all are wanted.
     const bool among =
@@ -264,13 +382,20 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
             load_compared(own, dims, options_.metric, compared.data());
             codes.coarse->nearest(compared.data(), n, probes, nearest.data());
         }
+        const auto find = [&](size_t q) {
+            return search.find(compared.data() + q * dims, nearest.data() + q * probes, own.part(q, 1));
+        };
+        const bool listwise = !among && n > 1 && reranks && codec_->fine_bytes() == 0 && allowed == nullptr;
+        if (listwise &&
+            search.find_candidates_of_many(nearest.data(), own, [&](size_t q, const auto& found, bool enough) {
+                checkpoint();
+                report(out, first + q, enough ? search.find_among(found, own.part(q, 1)) : find(q), now);
+            })) {
+            return;
+        }
         for (size_t q = 0; q < n; ++q) {
             checkpoint();
-            const Vectors query = own.part(q, 1);
-            report(out, first + q,
-                   among ? search.find_among(rows, query)
-                         : search.find(compared.data() + q * dims, nearest.data() + q * probes, query),
-                   now);
+            report(out, first + q, among ? search.find_among(rows, own.part(q, 1)) : find(q), now);
         }
     });
     return out;
