@@ -11,6 +11,27 @@ using Floats = py::array_t<float, py::array::c_style>;
 
 py::ssize_t length(size_t n) { return static_cast<py::ssize_t>(n); }
 
+// Finite floats side by side: where they lie, if they lie so, and otherwise a copy.
+class Points {
+  public:
+    Points(const Vectors& vectors, size_t dim) {
+        check_dim(vectors, dim, "X");
+        if (vectors.type == kernels::kF32 && vectors.stride == dim * sizeof(float) &&
+            reinterpret_cast<uintptr_t>(vectors.data) % alignof(float) == 0) {
+            values_ = vectors.floats();
+            check_finite(values_, vectors.n, dim, "X", 0);
+        } else {
+            copy_ = CheckedVectors::floats(vectors, dim, "X");
+            values_ = copy_.view().floats();
+        }
+    }
+    const float* values() const { return values_; }
+
+  private:
+    CheckedVectors copy_;
+    const float* values_;
+};
+
 Balance parse_balance(const std::string& name) {
     if (name.empty()) return Balance::none;
     if (name == "capacity") return Balance::capacity;
@@ -42,8 +63,8 @@ void register_kmeans(py::module_& module) {
                 options.init = init->data();
             }
             Clustering result = interruptible(threads, progress, [&](const Run& run) {
-                const CheckedVectors checked = CheckedVectors::floats(vectors, vectors.dim, "X");
-                return kmeans_cluster(checked.view().floats(), vectors.n, vectors.dim, options, run);
+                const Points points(vectors, vectors.dim);
+                return kmeans_cluster(points.values(), vectors.n, vectors.dim, options, run);
             });
             return py::make_tuple(to_array(std::move(result.centroids), {length(k), length(vectors.dim)}),
                                   to_array(std::move(result.labels), {length(vectors.n)}), result.inertia,
@@ -72,8 +93,8 @@ void register_kmeans(py::module_& module) {
                 std::vector<float> squared(vectors.n);
                 interruptible(threads, py::none(), [&](const Run& run) {
                     const size_t dim = centroids.dim();
-                    const CheckedVectors checked = CheckedVectors::floats(vectors, dim, "X");
-                    const float* points = checked.view().floats();
+                    const Points given(vectors, dim);
+                    const float* points = given.values();
                     std::vector<float> unit;
                     if (spherical) {
                         unit.resize(vectors.n * dim);

@@ -345,6 +345,13 @@ void CentroidScreen::improve_range(const float* points, const PointImages& image
     }
 }
 
+void CentroidScreen::find(const float* points, size_t n, NearestCentroid* nearest) const {
+    PointImages images(*frame_, n);
+    images.encode(*frame_, points, 0, n);
+    std::fill_n(nearest, n, NearestCentroid{});
+    improve_range(points, images, 0, n, nearest);
+}
+
 Centroids::Centroids(std::vector<float> values, size_t dim) {
     auto frame = std::make_shared<Frame>(values.data(), values.size() / dim, dim);
     screen_ =
@@ -357,14 +364,10 @@ const std::vector<float>& Centroids::values() const { return screen_->values(); 
 size_t Centroids::nbytes() const { return screen_->nbytes(); }
 
 void Centroids::assign(const float* points, size_t n, uint32_t* labels, float* squared) const {
-    PointImages images(screen_->frame(), std::min(n, kBatch));
-    std::vector<NearestCentroid> nearest;
+    std::vector<NearestCentroid> nearest(std::min(n, kBatch));
     for (size_t first = 0; first < n; first += kBatch) {
-        const float* batch = points + first * dim();
         const size_t size = std::min(kBatch, n - first);
-        images.encode(screen_->frame(), batch, 0, size);
-        nearest.assign(size, {});
-        screen_->improve_range(batch, images, 0, size, nearest.data());
+        screen_->find(points + first * dim(), size, nearest.data());
         for (size_t i = 0; i < size; ++i) {
             labels[first + i] = nearest[i].centroid;
             if (squared != nullptr) squared[first + i] = static_cast<float>(nearest[i].squared);

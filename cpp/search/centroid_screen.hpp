@@ -93,6 +93,8 @@ class CentroidScreen {
     // block moved by at most moves[block]; these bounds are then renewed. Only for centroids that are all `ordinary`.
     void improve_within(const float* points, const PointImages& images, size_t first, size_t n, const float* moves,
                         CentroidBounds& bounds, NearestCentroid* nearest) const;
+    // The nearest centroid of each point (n, dim).
+    void find(const float* points, size_t n, NearestCentroid* nearest) const;
     // Whether screening can be trusted with all centroids.
     bool ordinary() const;
 

@@ -573,6 +573,20 @@ Clustering kmeans_cluster(const float* points, size_t n, size_t dim, const KMean
         if (moved) assignment.assign(out.centroids, part(0, 1));
         out.labels = assignment.labels();
         out.inertia = assignment.inertia();
+    } else if (options.balance == Balance::none) {
+        const CentroidScreen screen(out.centroids, frame, {}, part(0, 0.1));
+        std::vector<double> errors((n + kBatch - 1) / kBatch);
+        out.labels.resize(n);
+        parallel_for(errors.size(), part(0.1, 1), [&](size_t item) {
+            const size_t first = item * kBatch, size = std::min(kBatch, n - first);
+            NearestCentroid nearest[kBatch];
+            screen.find(points + first * dim, size, nearest);
+            for (size_t i = 0; i < size; ++i) {
+                out.labels[first + i] = nearest[i].centroid;
+                errors[item] += nearest[i].squared;
+            }
+        });
+        out.inertia = std::accumulate(errors.begin(), errors.end(), 0.0);
     } else {
         Assignment all(points, n, frame, options, part(0, 0.1));
         all.assign(out.centroids, part(0.1, 1));
