@@ -86,7 +86,8 @@ class _Truth:
             return self.index._search(self.queries, self.k, threads=self.threads, **parameters).ids
         # As many candidates besides the query itself as a search for k results would have.
         if "oversample" in parameters:
-            parameters = {"oversample": (self.k * parameters["oversample"] + 1) / (self.k + 1)}
+            candidates = self.k * parameters["oversample"] + 1
+            parameters = parameters | {"oversample": candidates / (self.k + 1)}
         found = self.index._search(self.queries, self.k + 1, threads=self.threads, **parameters).ids
         # Without the query's own id; where that was not found, without the last place.
         others = found != self.own[:, None]
