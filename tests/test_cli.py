@@ -394,6 +394,81 @@ def test_tune_without_queries_or_reranking(nearfield, files):
     assert nf.load("docs.nearfield").tuning.table == ((0.9, 1.0, 1.0),)
 
 
+# -- inverted lists ----------------------------------------------------------------------------------------------------
+
+
+def test_lists(nearfield, files, queries):
+    options = "--index ivf --lists 20 --probes 3 --soar 1.5 --list-dims 100 --codec sq8 --rerank f32 --oversample 6"
+    assert nearfield(f"build docs.npy lists.nearfield {options}").code == 0
+    index = nf.load("lists.nearfield")
+    assert isinstance(index, nf.IVF)
+    assert (index.lists, index.probes, index.soar, index.list_dims) == (20, 3, 1.5, 100)
+    assert (index.codec, index.rerank, index.oversample) == ("sq8", "f32", 6)
+    for option, parameters in (("", {}), (" --probes 20 --mmap", {"probes": 20}), (" --exact", {"exact": True})):
+        assert nearfield(f"search lists.nearfield queries.npy -o hits.npz{option}").code == 0
+        np.testing.assert_array_equal(np.load("hits.npz")["ids"], index.search(queries, **parameters).ids)
+    lines = [line.split() for line in nearfield("info lists.nearfield").out.splitlines()]
+    for fact in (["kind", "ivf"], ["lists", "20"], ["probes", "3"], ["soar", "1.5"], ["list_dims", "100"]):
+        assert fact in lines
+
+
+def test_lists_by_default(nearfield, files):
+    code, out, err = nearfield("build docs.npy lists.nearfield --index ivf")
+    assert (code, err) == (0, "")
+    assert "lists=56, codec='rabitq1', rerank='f16'): 200 vectors" in out
+    index = nf.load("lists.nearfield")
+    assert (index.codec, index.rerank, index.oversample, index.probes) == ("rabitq1", "f16", 10, 8)
+    lines = [line.split() for line in nearfield("info lists.nearfield").out.splitlines()]
+    assert ["lists", "56"] in lines
+    assert not {"probes", "soar", "list_dims"} & {line[0] for line in lines if line}
+    assert nearfield("build docs.npy lists.nearfield --index ivf --rerank none").code == 0
+    assert nf.load("lists.nearfield").rerank is None
+
+
+def test_tune_of_lists(nearfield, files, queries):
+    for rerank in ("f16", "none"):
+        options = f"--index ivf --lists 20 --codec sq8 --rerank {rerank}"
+        assert nearfield(f"build docs.npy lists.nearfield {options}").code == 0
+        code, out, err = nearfield("tune lists.nearfield --queries queries.npy --recall 0.7 --recall 0.95")
+        assert (code, err) == (0, "")
+        assert "probes" in out
+        assert ("oversample" in out) == (rerank == "f16")
+        index = nf.load("lists.nearfield")
+        for text in (out, nearfield("info lists.nearfield").out):
+            lines = [line.split()[:3] for line in text.splitlines()]
+            for recall, measured, probes, *more in index.tuning.table:
+                assert [f"{recall:g}", f"{measured:.4f}", f"{probes}"] in lines
+                assert len(more) == (rerank == "f16")
+        assert nearfield("search lists.nearfield queries.npy -o hits.npz --recall 0.95").code == 0
+        np.testing.assert_array_equal(np.load("hits.npz")["ids"], index.search(queries, recall=0.95).ids)
+
+
+@pytest.mark.parametrize("name", ["docs.npy", "docs.fvecs", "wide.npy", "docs.parquet"])
+def test_memory_budget(nearfield, files, vectors, queries, name):
+    if name == "docs.fvecs":
+        write_vecs(Path(name), vectors)
+    elif name == "wide.npy":
+        np.save(name, vectors.astype(np.float64))
+    elif name == "docs.parquet":
+        pa.parquet.write_table(arrow_table(vectors, "fixed"), name)
+    code, out, err = nearfield(f"build {name} lists.nearfield --index ivf --lists 20 --memory-budget 1MB")
+    assert (code, err) == (0, "")
+    assert "200 vectors" in out
+    index = nf.load("lists.nearfield")
+    assert index.ids().tolist() == list(range(ROWS))
+    hits = index.search(queries, 5, probes=20, oversample=40)
+    np.testing.assert_array_equal(hits.ids, best(vectors.astype(np.float16), queries, 5))
+
+
+def test_bench_of_lists(nearfield, files):
+    out = nearfield("bench docs.npy queries.npy --index ivf --lists 20 --probes 20 --seconds 0").out
+    assert "IVF rabitq1 + f16  1.0000" in out
+    line = "bench docs.npy queries.npy --index ivf --lists 20 --codec f32 --codec sq8 --rerank none --seconds 0 --json"
+    rows = [json.loads(row) for row in nearfield(line).out.splitlines()]
+    assert [(row["index"], row["codec"], row["rerank"]) for row in rows] == [("IVF", "f32", None), ("IVF", "sq8", None)]
+    assert all((row["lists"], row["probes"], row["soar"]) == (20, 8, None) for row in rows)
+
+
 # -- info --------------------------------------------------------------------------------------------------------------
 
 
@@ -628,6 +703,11 @@ FAILURES = {
     "bench codes.npy queries.npy --metric hamming": "codes.npy, queries.npy: queries: elements of type float32 given",
     "bench no_rows.npy queries.npy": "no_rows.npy: holds no vectors",
     "bench docs.npy no_rows.npy": "no_rows.npy: holds no vectors",
+    "build docs.npy out.nearfield --index ivf --lists 201": "docs.npy: lists: 201 given, but there are 200 vectors",
+    "build docs.npy out.nearfield --index ivf --list-dims 385": "docs.npy: list_dims: 385 given, expected at most",
+    "build docs.npy out.nearfield --index ivf --memory-budget 1kB": "docs.npy: memory_budget: 1000 bytes given, exp",
+    "build nan.npy out.nearfield --index ivf --lists 2 --memory-budget 1MB": "nan.npy: source: row 1 holds NaN",
+    "search docs.nearfield queries.npy --probes 3": "docs.nearfield: --probes: 3 given, but a flat index has no lists",
     "info missing": "missing: No such file or directory",
 }
 
@@ -658,6 +738,21 @@ USAGE_ERRORS = {
     "tune docs.nearfield --recall 1.1": "Invalid value for '--recall'",
     "bench docs.npy": "QUERIES: missing; docs.npy is no ann-benchmarks file",
     "bench docs.npy queries.npy --codec f32 --codec x": 'codec: "x" is not one of',
+    "build docs.npy out.nearfield --index tree": "--index: tree given, expected flat or ivf",
+    "build docs.npy out.nearfield --lists 20": "--lists: only with --index ivf",
+    "build docs.npy out.nearfield --list-dims 20": "--list-dims: only with --index ivf",
+    "build docs.npy out.nearfield --memory-budget 1GB": "--memory-budget: only with --index ivf",
+    "build docs.npy out.nearfield --index ivf --no-screen": "--no-screen: only with --index flat",
+    "build docs.npy out.nearfield --index ivf --lists 0": "Invalid value for '--lists'",
+    "build docs.npy out.nearfield --index ivf --soar=-1": "soar: -1.000000 given",
+    "build docs.npy out.nearfield --index ivf --metric hamming": 'metric: "hamming" given, expected "cosine"',
+    "build docs.npy out.nearfield --index ivf --memory-budget much": "--memory-budget: 'much' given, expected bytes",
+    "build docs.npy out.nearfield --index ivf --memory-budget 1MB --ids ids3.npy": "--ids: not with --memory-budget",
+    "build docs.npy out.nearfield --index ivf --codec pq4 --codec-option rotation=opq --memory-budget 1MB": (
+        "--memory-budget: not with PQ("
+    ),
+    "search docs.nearfield queries.npy --probes 0": "Invalid value for '--probes'",
+    "bench docs.npy queries.npy --soar 1": "--soar: only with --index ivf",
     "serch": "No such command 'serch'",
 }
 

@@ -25,21 +25,26 @@ def bench(
         Path | None,
         typer.Argument(help="File of query vectors; an ann-benchmarks file brings its own.", show_default=False),
     ] = None,
+    kind: options.Kind = "flat",
     metric: options.Metric = None,
     codec: Annotated[
         list[str] | None,
         typer.Option(
             metavar="CODEC",
-            help=f"Codec to measure: {options.CODECS}; may be given several times. By default f32, and bits for packed "
-            "bits.",
+            help=f"Codec to measure: {options.CODECS}; may be given several times. By default f32, rabitq1 with "
+            "--index ivf, and bits for packed bits.",
             show_default=False,
         ),
     ] = None,
     codec_option: options.CodecOption = None,
     rerank: options.Rerank = None,
     rerank_option: options.RerankOption = None,
-    oversample: options.Oversample = 4.0,
+    oversample: options.Oversample = None,
     screen: options.Screen = True,
+    lists: options.Lists = None,
+    probes: options.Probes = None,
+    soar: options.Soar = None,
+    list_dims: options.ListDims = None,
     k: options.K = 10,
     column: options.Column = None,
     seconds: Annotated[float, typer.Option(min=0.0, metavar="S", help="Time for measuring each speed.")] = 1.0,
@@ -55,13 +60,17 @@ def bench(
     if queries is None and not is_hdf5(vectors):
         raise UsageError(f"QUERIES: missing; {vectors} is no ann-benchmarks file that would bring its own")
     names: list[str | None] = [*(codec or (None,))]
-    common = {"rerank": options.codec_of(rerank, rerank_option, "--rerank-option"), "oversample": oversample}
-    configurations: list[dict[str, Any]] = [
-        {"codec": options.codec_of(name, codec_option, "--codec-option"), **common, "screen": screen} for name in names
+    finer = options.codec_of(rerank, rerank_option, "--rerank-option")
+    given = {"lists": lists, "probes": probes, "soar": soar, "list_dims": list_dims}
+    makers = [
+        options.index_of(
+            kind, options.codec_of(name, codec_option, "--codec-option"), finer, oversample, screen, **given
+        )
+        for name in names
     ]
-    for parameters in configurations:
+    for make in makers:
         with reported(kind=UsageError):
-            nf.Flat(options.ANY_DIM, metric or "cosine", **parameters)
+            make(options.ANY_DIM, metric or "cosine")
     rows = read_vectors(vectors, column)
     asked = read_queries(vectors, "test") if queries is None else read_queries(queries, column)
     for path, array in ((vectors, rows), (queries or vectors, asked)):
@@ -73,20 +82,20 @@ def bench(
         truth = _true_neighbors(vectors if queries is None else None, metric, rows, asked, k, threads)
     measured: list[Measurement] = []
     dim = dimension(rows, metric)
-    for i, parameters in enumerate(configurations):
+    settings: list[dict[str, Any]] = []
+    for i, make in enumerate(makers):
         with reported(vectors):
-            index = nf.Flat(dim, metric, **parameters)
-        parameters["codec"] = parameters["codec"] or index.codec
-        name = " ".join(["Flat", names[i] or str(index.codec), *(codec_option or [])])
-        if rerank is not None:
-            name = " ".join([name, "+", rerank, *(rerank_option or [])])
-        with reported(name), progress_bar(f"Measuring {name}", i / len(configurations)):
+            index = make(dim, metric)
+        name = " ".join([type(index).__name__, names[i] or str(index.codec), *(codec_option or [])])
+        if index.rerank is not None:
+            name = " ".join([name, "+", rerank or str(index.rerank), *(rerank_option or [])])
+        with reported(name), progress_bar(f"Measuring {name}", i / len(makers)):
             measured.append(measure(name, index, rows, asked, truth, threads, seconds))
+        settings.append(_setting(index))
     if as_json:
-        for parameters, row in zip(configurations, measured, strict=True):
-            setting = {"metric": metric, **parameters, "k": k, "vectors": len(rows), "dim": dim}
-            shown = {"index": "Flat", **setting, "queries": len(asked), **_figures(row), **_machine(threads)}
-            print(json.dumps(shown, default=str))
+        common = {"k": k, "vectors": len(rows), "dim": dim, "queries": len(asked)}
+        for setting, row in zip(settings, measured, strict=True):
+            print(json.dumps({**setting, **common, **_figures(row), **_machine(threads)}, default=str))
         return
     console.print(f"{len(rows):,} vectors of dimension {dim}, {len(asked):,} queries, {metric}")
     console.print(measurements_table(measured, k))
@@ -99,6 +108,12 @@ def _true_neighbors(hdf5: Path | None, metric: str, vectors: Array, queries: Arr
         if given is not None and given.shape[0] == len(queries) and given.shape[1] >= k:
             return given[:, :k].astype(np.int64)
     return nf.kernels.knn(queries, vectors, k, metric, threads=threads).ids
+
+
+def _setting(index: nf.Flat | nf.IVF) -> dict[str, Any]:
+    names = ["metric", "codec", "rerank", "oversample"]
+    names += ["lists", "probes", "soar", "list_dims"] if isinstance(index, nf.IVF) else ["screen"]
+    return {"index": type(index).__name__, **{name: getattr(index, name) for name in names}}
 
 
 def _figures(row: Measurement) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _COMPRESSED = [
 ]
 
 #: Every index and codec that exists, in sections; a row of the table and a point of the picture each.
-CONFIGURATIONS: list[list[tuple[str, Callable[[int], nf.Flat]]]] = [
+CONFIGURATIONS: list[list[tuple[str, Callable[[int], nf.Flat | nf.IVF]]]] = [
     [
         ("Flat f32", nf.Flat),
         ("Flat f32, no screen", partial(nf.Flat, screen=False)),
@@ -38,6 +38,12 @@ CONFIGURATIONS: list[list[tuple[str, Callable[[int], nf.Flat]]]] = [
             (f"Flat {codec} + f16", partial(nf.Flat, codec=codec, rerank="f16", oversample=10))
             for codec in ("lloyd2", "recurrent_binary", "rabitq1", "pq4", "sign")
         ),
+    ],
+    [
+        ("IVF f32", partial(nf.IVF, codec="f32", rerank=None)),
+        ("IVF rabitq1 + f16", nf.IVF),
+        ("IVF, second lists", partial(nf.IVF, soar=1.0)),
+        ("IVF, 32 probes", partial(nf.IVF, probes=32)),
     ],
 ]
 
@@ -137,6 +143,11 @@ def _explain(sample: StdlibSample, measured: list[Measurement]) -> None:
             "lvq4x8 scans 4 bits, and reads 8 more where they do not decide",
         ),
         ("pq4 + f16", "pq4 picks 10 candidates for each result (int8 + f32: 4), and f16 scores them again"),
+        (
+            "IVF",
+            "visits the 8 (or 32) lists nearest to the question, and pays with many more vectors than here; second "
+            "lists hold each vector once more",
+        ),
     ]
     if not any("screened" in row.plan for row in measured):
         notes.append(("no screen", "starts with larger collections; here both f32 rows do the same"))

@@ -61,6 +61,13 @@ def _show_file(path: Path) -> None:
     metadata, tensors = _read_header(path)
     told = {key: value for key, value in metadata.items() if value and not key.startswith("checksum")}
     tuning = _take_tuning(path, told)
+    if told.get("kind") == "ivf":
+        for name in ("lists", "probes", "soar", "list_dims"):
+            if told.get(name) == "0":  # by default
+                del told[name]
+        for tensor in tensors:
+            if tensor.name == "list_sizes":
+                told["lists"] = f"{tensor.shape[0]:,}" if tensor.shape else "1"
     for name in ("codec", "rerank"):
         prefix = f"{name}."
         parameters = {key[len(prefix) :]: value for key, value in told.items() if key.startswith(prefix)}
@@ -69,7 +76,7 @@ def _show_file(path: Path) -> None:
             for key in parameters:
                 del told[prefix + key]
     shown = [(printable(key), printable(value)) for key, value in told.items()]
-    first = ["kind", "metric", "dim", "rows", "codec", "rerank"]
+    first = ["kind", "metric", "dim", "rows", "lists", "codec", "rerank"]
     shown.sort(key=lambda pair: first.index(pair[0]) if pair[0] in first else len(first))
     console.print(facts([("file", str(path)), ("size", size(path.stat().st_size)), *shown]))
     if tuning is not None:
@@ -84,17 +91,20 @@ def _show_file(path: Path) -> None:
 
 def _take_tuning(path: Path, metadata: dict[str, str]) -> Tuning | None:
     """Take what `nearfield tune` has measured out of the metadata of an index."""
-    if metadata.get("kind") != "flat" or "tuning.k" not in metadata:
+    if metadata.get("kind") not in ("flat", "ivf") or "tuning.k" not in metadata:
         return None
-    table: list[tuple[float, float, float]] = []
+    names = ["probes"] if metadata["kind"] == "ivf" else []
+    if metadata["kind"] == "flat" or metadata.get("rerank"):
+        names.append("oversample")
+    table: list[tuple[float, float, float, int]] = []
     try:
         k, queries, n = int(metadata.pop("tuning.k")), metadata.pop("tuning.queries"), int(metadata.pop("tuning.n"))
-        while f"tuning.{len(table)}" in metadata:
-            recall, measured, value = map(float, metadata.pop(f"tuning.{len(table)}").split())
-            table.append((recall, measured, value))
+        while (key := f"tuning.{len(table)}") in metadata:
+            recall, measured, oversample = map(float, metadata.pop(key).split())
+            table.append((recall, measured, oversample, int(metadata.pop(f"{key}.probes", "0"))))
     except (ValueError, KeyError):
         raise CommandError(f"{path}: the tuning in its metadata is damaged") from None
-    return Tuning("oversample", k, queries, n, tuple(table))
+    return Tuning._of(tuple(names), k, queries, n, table)
 
 
 @dataclass(frozen=True)

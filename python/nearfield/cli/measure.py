@@ -36,7 +36,7 @@ class Measurement:
 
 def measure(
     name: str,
-    index: nf.Flat,
+    index: nf.Flat | nf.IVF,
     vectors: Array,
     queries: Array,
     truth: Ids,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
+import nearfield as nf
 from nearfield import codecs
 
 from .errors import UsageError, reported
@@ -38,16 +41,66 @@ Rerank: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="CODEC",
-        help="A second, finer codec that scores the candidates of the first again.",
+        help="A second, finer codec that scores the candidates of the first again; by default none, and f16 with "
+        "--index ivf; none for none.",
         show_default=False,
     ),
 ]
 
 Oversample: TypeAlias = Annotated[
-    float,
+    float | None,
     typer.Option(
         metavar="X",
-        help="Candidates per result when reranking.",
+        help="Candidates per result when reranking; by default 4, and 10 with --index ivf.",
+        show_default=False,
+    ),
+]
+
+Kind: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--index",
+        metavar="KIND",
+        help="flat: exact search over all vectors; ivf: inverted lists, of which a search visits the nearest.",
+    ),
+]
+
+Lists: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Lists of --index ivf; by default four times the square root of the number of vectors.",
+        show_default=False,
+    ),
+]
+
+Probes: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Lists that a search visits unless it says so itself; by default one in 32, and at least 8.",
+        show_default=False,
+    ),
+]
+
+Soar: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Put each vector into a second list, chosen by this weight (SOAR); 1 to 1.5 is usual.",
+        show_default=False,
+    ),
+]
+
+ListDims: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Learn lists from the first N dimensions (Matryoshka embeddings); by default from all.",
+        show_default=False,
     ),
 ]
 
@@ -99,11 +152,37 @@ def codec_of(name: str | None, parameters: list[str] | None, option: str) -> Any
         return kind._of(texts)
 
 
+def index_of(
+    kind: str,
+    codec: Any,
+    rerank: Any,
+    oversample: float | None,
+    screen: bool,
+    **lists: float | None,
+) -> Callable[[int, str], nf.Flat | nf.IVF]:
+    """Return what makes an empty index, of a dimension and a metric, as the options say."""
+    parameters: dict[str, Any] = {"codec": codec, "rerank": rerank, "oversample": oversample, **lists}
+    parameters = {name: value for name, value in parameters.items() if value is not None}
+    if rerank == "none":
+        parameters["rerank"] = None
+    if kind == "ivf":
+        if not screen:
+            raise UsageError("--no-screen: only with --index flat")
+        return partial(nf.IVF, **parameters)
+    if kind != "flat":
+        raise UsageError(f"--index: {kind} given, expected flat or ivf")
+    for name in lists:
+        if name in parameters:
+            raise UsageError(f"--{name.replace('_', '-')}: only with --index ivf")
+    return partial(nf.Flat, screen=screen, **parameters)
+
+
 Screen: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--screen/--no-screen",
-        help="Scan an 8-bit image of float vectors first; faster, a quarter larger than f32, the same results.",
+        help="Scan an 8-bit image of float vectors first (--index flat); faster, a quarter larger than f32, the same "
+        "results.",
     ),
 ]
 

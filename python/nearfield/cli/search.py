@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import nearfield as nf
 
 from . import options
-from .errors import reported
+from .errors import CommandError, reported
 from .output import console, table
 from .readers import read_filter, read_queries
 from .writers import STDOUT, writer
@@ -41,6 +41,15 @@ def search(
             show_default=False,
         ),
     ] = None,
+    probes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Lists to visit, in place of the index's own; more than there are means all.",
+            show_default=False,
+        ),
+    ] = None,
     oversample: Annotated[
         float | None,
         typer.Option(
@@ -53,7 +62,7 @@ def search(
             min=0.0,
             max=1.0,
             metavar="R",
-            help="Take the candidates for which nearfield tune measured this recall.",
+            help="Take the candidates, and the lists, for which nearfield tune measured this recall.",
             show_default=False,
         ),
     ] = None,
@@ -76,10 +85,13 @@ def search(
     if filter is not None:
         with reported(filter):
             allowed = opened.prepare_filter(read_filter(filter))
+    parameters: dict[str, Any] = {"oversample": oversample, "recall": recall, "exact": exact}
+    if isinstance(opened, nf.IVF):
+        parameters["probes"] = probes
+    elif probes is not None:
+        raise CommandError(f"{index}: --probes: {probes} given, but a flat index has no lists")
     with reported(f"{index}, {queries}"):
-        hits = opened.search(
-            vectors, k, filter=allowed, threads=threads, oversample=oversample, recall=recall, exact=exact
-        )
+        hits = opened.search(vectors, k, filter=allowed, threads=threads, **parameters)
     write(hits)
     if output not in (None, STDOUT):
         console.print(f"{output}: {len(hits):,} queries, {hits.ids.shape[1]:,} results each", soft_wrap=True)

@@ -35,7 +35,7 @@ def tune(
     threads: options.Threads = None,
 ) -> None:
     """
-    Measure how many candidates each recall takes.
+    Measure how many candidates, and how many lists, each recall takes.
 
     Recall is the share of the true results, those of a search with --exact, that are found. What is measured is kept in
     the index for nearfield search --recall.
@@ -46,15 +46,20 @@ def tune(
         tuning = opened.tune(asked, k, recall, threads=threads, progress=progress)
     opened.save(index)
     show_tuning(tuning)
-    if opened.rerank is None:
+    if isinstance(opened, nf.Flat) and opened.rerank is None:
         console.print("Without --rerank, every search compares all vectors and finds the true results of its codec.")
 
 
 def show_tuning(tuning: Tuning) -> None:
-    """Print the table of recalls and the setting that reaches each, and how it was measured."""
-    shown = table("recall", "measured", tuning.parameter, numbers_from=0)
-    for recall, measured, value in tuning.table:
-        shown.add_row(f"{recall:g}", f"{measured:.4f}", f"{value:.3g}")
+    """Print the table of recalls and the settings that reach each, and how it was measured."""
+    shown = table("recall", "measured", *tuning.parameter.split(", "), numbers_from=0)
+    for recall, measured, *values in tuning.table:
+        shown.add_row(f"{recall:g}", f"{measured:.4f}", *(_number(value) for value in values))
     console.print(shown)
     whose = "vectors of the index, held out" if tuning.queries == "held out" else "given queries"
     console.print(f"Recall of {tuning.k} results, measured with {tuning.n:,} {whose}.")
+
+
+def _number(value: float) -> str:
+    """Three digits, and all of a whole number, such as one of lists."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
