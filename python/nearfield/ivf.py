@@ -70,9 +70,9 @@ class IVF(Index):
     `train`: from an evenly spread sample of up to 256 vectors for each list. Vectors that come later go into the lists
     that there are. Under cosine vectors are clustered by their direction.
 
-    With a filter, or after many vectors were removed, a search goes on to further lists until it has found min(k,
-    vectors allowed), and has seen as many allowed vectors as it would have without a filter; it compares the allowed
-    vectors one by one where that takes less.
+    With a filter, a search goes on to further lists until it has found min(k, vectors allowed), and has seen a share of
+    the allowed vectors that is the larger, the fewer they are; it compares the allowed vectors one by one where that
+    takes less.
 
     `save` writes the lists side by side, so that a mapped file (``nearfield.load(path, mmap=True)``) is read only where
     a search looks: the centroids, the lists that it visits, and the candidates that it scores again. `build` makes such
