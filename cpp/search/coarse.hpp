@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "codecs/screen.hpp"
+#include "search/centroid_graph.hpp"
 #include "search/clustering.hpp"
 
 namespace nearfield {
@@ -18,8 +19,11 @@ struct Probe {
 
 class Coarse {
   public:
-    // Centroids (lists, dims), of the first `dims` dimensions of vectors.
-    Coarse(std::vector<float> centroids, size_t dims, Metric metric);
+    // Centroids (lists, dims), of the first `dims` dimensions of vectors. Where there are so many that a look at each
+    // of them takes longer, they are found by a graph, which is built unless its edges are given.
+    Coarse(std::vector<float> centroids, size_t dims, Metric metric, std::vector<uint32_t> edges, const Run& run);
+    static bool has_graph(size_t lists, size_t dims);
+    const CentroidGraph* graph() const { return graph_.get(); }
 
     size_t lists() const { return lists_; }
     size_t dims() const { return dims_; }
@@ -45,6 +49,9 @@ class Coarse {
     Centroids centroids_;
     ScreenCodec screen_;
     std::vector<float> groups_;  // of the screen; floats for their alignment
+    std::unique_ptr<CentroidGraph> graph_;
+
+    void nearest_by_graph(const float* query, size_t count, Probe* probes) const;
 };
 
 }  // namespace nearfield

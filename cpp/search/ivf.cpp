@@ -152,6 +152,14 @@ Block Ivf::IvfCodes::block(const List& list, float center, float rounding) const
             residual ? rounding + kSums * (std::abs(center) + list.largest) : 0};
 }
 
+void Ivf::IvfCodes::ask_for(const List& list) const {
+    if (!mapped || list.size == 0) return;
+    const size_t padded = groups(list) * layout->group();
+    mapped->advise_needed(list.codes, groups(list) * layout->group_bytes());
+    mapped->advise_needed(reinterpret_cast<const std::byte*>(list.rows), list.size * sizeof(uint32_t));
+    if (residual) mapped->advise_needed(reinterpret_cast<const std::byte*>(list.corrections), padded * sizeof(float));
+}
+
 size_t Ivf::IvfCodes::list_bytes(const List& list) const {
     const size_t padded = groups(list) * layout->group();
     return groups(list) * layout->group_bytes() + (residual ? padded * sizeof(float) : 0) +
@@ -352,16 +360,22 @@ void Ivf::learn(Snapshot& next, Version& made, const Vectors& vectors, Learned g
     std::vector<float> centroids =
         kmeans_cluster(points.data(), sample.n, dims, clustering(lists), part_of(run, 0, 0.9)).centroids;
     const size_t enough = std::max(codec_->sample(), rerank_ ? rerank_->sample() : 0);
-    learn_codecs(next, made, std::move(centroids), sample_of(vectors, enough), std::move(given));
+    learn_codecs(next, made, std::move(centroids), sample_of(vectors, enough), std::move(given), part_of(run, 0.9, 1));
 }
 
 void Ivf::learn_codecs(Snapshot& next, Version& made, std::vector<float> centroids, const Vectors& sample,
-                       Learned given) const {
+                       Learned given, const Run& run) const {
     const size_t dim = options_.dim, dims = own_.list_dims != 0 ? own_.list_dims : dim;
     auto codes = std::make_shared<IvfCodes>(codes_of(next));
     codes->lists.assign(centroids.size() / dims, std::make_shared<const List>());
-    codes->coarse = std::make_shared<const Coarse>(std::move(centroids), dims, options_.metric);
+    codes->coarse =
+        std::make_shared<const Coarse>(std::move(centroids), dims, options_.metric, std::vector<uint32_t>{}, run);
     Learned finer = take_finer(given);
+    if (codes->residual && !given.empty()) {
+        throw InvalidInput("codec: \"" + std::string(codec_->name()) +
+                           "\" codes what is left of vectors beside their centroids here, so that nothing that was "
+                           "learned elsewhere fits it");
+    }
     const CheckedVectors checked = codec_->check(sample, "vectors");
     if (codec_->untrained() && codes->residual) {
         std::vector<float> residuals(sample.n * dim);

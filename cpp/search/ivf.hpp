@@ -70,8 +70,8 @@ class Ivf final : public Index {
     size_t lists_for(size_t n) const;
     KMeansOptions clustering(size_t lists) const;
     // Lists of these centroids, empty, and codecs that learn for them from a sample.
-    void learn_codecs(Snapshot& next, Version& made, std::vector<float> centroids, const Vectors& sample,
-                      Learned given) const;
+    void learn_codecs(Snapshot& next, Version& made, std::vector<float> centroids, const Vectors& sample, Learned given,
+                      const Run& run) const;
     void describe_options(Description& out) const;
     void learn_from(const Source& source, size_t budget, Snapshot& next, Version& made, const Run& run) const;
     void build(const Source& source, const std::filesystem::path& path, size_t budget, const Run& run) const;

@@ -17,9 +17,9 @@ namespace {
 constexpr size_t kChunk = 4096;
 // Shares of the memory budget: vectors that centroids start from (with what k-means keeps beside them), and codes that
 // are sorted together.
-constexpr size_t kStartShare = 4, kRunShare = 4;
+constexpr size_t kStartShare = 2, kRunShare = 4;
 // Rounds of k-means over all of the sample, which is read again in each.
-constexpr size_t kPasses = 8;
+constexpr size_t kPasses = 12;
 // Vectors that a codec learns from, at most.
 constexpr size_t kCodecSample = 4096;
 
@@ -32,11 +32,11 @@ class Ivf::Source {
     Source(const Next& next, size_t dim, const std::filesystem::path& directory) : n_(0), dim_(dim) {
         file_.emplace(directory);
         while (const std::optional<Vectors> batch = next()) {
-            check_dim(*batch, dim, "vectors");
+            check_dim(*batch, dim, "source");
             for (size_t first = 0; first < batch->n; first += kChunk) {
                 checkpoint();
                 const size_t n = std::min(kChunk, batch->n - first);
-                const CheckedVectors checked = CheckedVectors::floats(batch->part(first, n), dim, "vectors", n_);
+                const CheckedVectors checked = CheckedVectors::floats(batch->part(first, n), dim, "source", n_);
                 file_->append(checked.view().data, n * dim * sizeof(float));
                 n_ += n;
             }
@@ -50,7 +50,7 @@ class Ivf::Source {
     void read(size_t first, size_t step, size_t n, float* out) const {
         if (!file_) {
             const Vectors rows{given_.data + first * given_.stride, given_.type, n, dim_, given_.stride * step};
-            const CheckedVectors checked = CheckedVectors::floats(rows, dim_, "vectors", first);
+            const CheckedVectors checked = CheckedVectors::floats(rows, dim_, "source", first);
             std::copy_n(checked.view().floats(), n * dim_, out);
             return;
         }
@@ -135,7 +135,7 @@ void Ivf::build(const Next& next, const std::filesystem::path& path, size_t budg
 }
 
 void Ivf::build(const Vectors& vectors, const std::filesystem::path& path, size_t budget, const Run& run) const {
-    check_dim(vectors, options_.dim, "vectors");
+    check_dim(vectors, options_.dim, "source");
     build(Source(vectors), path, budget, run);
 }
 
@@ -196,7 +196,7 @@ void Ivf::learn_from(const Source& source, size_t budget, Snapshot& next, Versio
     learn_codecs(
         next, made, std::move(centroids),
         {reinterpret_cast<const std::byte*>(some.data()), kernels::kF32, some.size() / dim, dim, dim * sizeof(float)},
-        {});
+        {}, {run.threads, nullptr});
 }
 
 void Ivf::build(const Source& source, const std::filesystem::path& path, size_t budget, const Run& run) const {
@@ -228,7 +228,7 @@ void Ivf::build(const Source& source, const std::filesystem::path& path, size_t 
         constexpr size_t kPart = 256;
         parallel_for((rows.n + kPart - 1) / kPart, {run.threads, nullptr}, [&](size_t item) {
             const size_t from = item * kPart, count = std::min(kPart, rows.n - from);
-            version.codec->check(rows.part(from, count), "vectors", first + from);
+            version.codec->check(rows.part(from, count), "source", first + from);
             std::vector<float> compared(count * dims);
             load_compared(rows.part(from, count), dims, options_.metric, compared.data());
             coarse.assign(compared.data(), count, own_.soar, labels.data() + (first + from) * copies);
@@ -250,6 +250,8 @@ void Ivf::build(const Source& source, const std::filesystem::path& path, size_t 
     for (const TensorSource& tensor : out.tensors) plans.push_back({tensor.name, tensor.type, tensor.shape});
     plans.push_back({"list_sizes", TensorType::u32, {lists}});
     plans.push_back({"centroids", TensorType::f32, {lists, dims}});
+    if (coarse.graph())
+        plans.push_back({"list_graph", TensorType::u32, {CentroidGraph::rows(lists), CentroidGraph::kDegree}});
     plans.push_back({"lists", TensorType::u8, {groups, codec_->group_bytes()}});
     plans.push_back({"list_rows", TensorType::u32, {n * copies}});
     if (codes.residual) {
@@ -276,6 +278,7 @@ void Ivf::build(const Source& source, const std::filesystem::path& path, size_t 
     }
     write("list_sizes", 0, sizes);
     write("centroids", 0, coarse.values());
+    if (coarse.graph()) write("list_graph", 0, coarse.graph()->edges());
 
     // Rows are encoded in their order, and their codes sorted by list.
     const size_t stride = codec_->row_bytes(), entry_bytes = stride + sizeof(float) + sizeof(uint32_t);
@@ -298,7 +301,7 @@ void Ivf::build(const Source& source, const std::filesystem::path& path, size_t 
                     try {
                         codes.encode(*version.codec, labels[(first + i) * copies + copy], vector.data(), 1, one);
                     } catch (const UnencodableVector& e) {
-                        throw InvalidInput("vectors: row " + std::to_string(first + i) + " " + e.what());
+                        throw InvalidInput("source: row " + std::to_string(first + i) + " " + e.what());
                     }
                     std::byte* entry = coded.data() + (i * copies + copy) * entry_bytes;
                     const auto number = static_cast<uint32_t>(first + i);

@@ -45,6 +45,10 @@ struct Ivf::IvfCodes final : Codes {
     // Places of rows, which are only appended; null where nobody asks for single rows.
     std::shared_ptr<RowStore> places;
 
+    // The file that lists lie in, if it is mapped; and its pages with what a search is about to read.
+    std::shared_ptr<const Container> mapped;
+    void ask_for(const List& list) const;
+
     // Codes of vectors (n, dim) of one list; of residuals of vectors as they are compared.
     void encode(const Codec& codec, size_t list, const float* vectors, size_t n, NewRows& out) const;
     // A list and more rows behind it.

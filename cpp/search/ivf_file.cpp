@@ -47,6 +47,12 @@ void Ivf::describe(const Snapshot& now, Description& out) const {
     out.kept.push_back(sizes);
     out.tensors.push_back(
         {"centroids", TensorType::f32, {lists, codes.coarse->dims()}, {bytes_of(codes.coarse->values())}});
+    if (const CentroidGraph* graph = codes.coarse->graph()) {
+        out.tensors.push_back({"list_graph",
+                               TensorType::u32,
+                               {CentroidGraph::rows(lists), CentroidGraph::kDegree},
+                               {bytes_of(graph->edges())}});
+    }
     out.tensors.push_back({"lists", TensorType::u8, {groups, codec_->group_bytes()}, std::move(coded)});
     out.tensors.push_back({"list_rows", TensorType::u32, {entries}, std::move(rows)});
     if (codes.residual) {
@@ -103,8 +109,18 @@ std::shared_ptr<const Index::Codes> Ivf::load_codes(const std::shared_ptr<const 
     if (!std::all_of(values, values + lists * dims, [](float value) { return std::isfinite(value); })) {
         throw FileFormatError(file->name() + ": tensor \"centroids\" holds numbers that are not finite");
     }
-    codes->coarse =
-        std::make_shared<const Coarse>(std::vector<float>(values, values + lists * dims), dims, options_.metric);
+    std::vector<uint32_t> edges;
+    if (Coarse::has_graph(lists, dims)) {
+        const uint64_t nodes = CentroidGraph::rows(lists);
+        const Tensor& graph = expect(*file, "list_graph", TensorType::u32, {nodes, CentroidGraph::kDegree});
+        const auto* first = reinterpret_cast<const uint32_t*>(graph.data);
+        edges.assign(first, first + nodes * CentroidGraph::kDegree);
+        if (!CentroidGraph::valid(edges, lists)) {
+            throw FileFormatError(file->name() + ": tensor \"list_graph\" names lists that do not exist");
+        }
+    }
+    codes->coarse = std::make_shared<const Coarse>(std::vector<float>(values, values + lists * dims), dims,
+                                                   options_.metric, std::move(edges), Run{});
     const size_t group = codec_->group(), copies = own_.soar != 0 ? 2 : 1, fine_bytes = codec_->fine_bytes();
     uint64_t groups = 0, entries = 0;
     for (size_t i = 0; i < lists; ++i) {
@@ -148,6 +164,13 @@ std::shared_ptr<const Index::Codes> Ivf::load_codes(const std::shared_ptr<const 
         codes->lists.push_back(std::move(list));
     }
     if (file->tensor("lists").read) codes->check_rows(file->name());
+    if (!file->tensor("lists").read) {
+        // A search reads the lists that it visits, and asks for these.
+        for (const char* name : {"lists", "corrections", "fine", "list_rows", "places", "rerank", "ids", "ids_order"}) {
+            file->advise_random(name);
+        }
+        codes->mapped = file;
+    }
     if (codes->places) {
         const std::byte* places = expect(*file, "places", TensorType::u32, {codes->count, 2}).data;
         codes->places = std::make_shared<RowStore>(sizeof(IvfCodes::Place), places, codes->count, file);

@@ -13,7 +13,10 @@ namespace nearfield {
 namespace {
 
 // Queries of one work item: their distances to all centroids are computed together.
-constexpr size_t kPartQueries = 16 * kernels::kTile;
+constexpr size_t kPartQueries = 32 * kernels::kTile;
+
+// The nearest lists of a query, which are visited before the others.
+constexpr size_t kNear = 4;
 
 // Costs of a row, relative to that of scanning its code: to look whether a filter allows it, and to score it by the
 // finest codec.
@@ -136,6 +139,12 @@ struct Ivf::Search {
     double seen = 0;              // rows that may be returned and must have been seen
     bool rerank = false;
 
+    // Rows of the finer codec that are about to be read.
+    void ask_for(const std::vector<uint32_t>& rows) const {
+        if (!codes.mapped || !rerank) return;
+        const CodeStore& finer = *now.state->rerank;
+        for (const uint32_t row : rows) codes.mapped->advise_needed(finer.row(row), finer.row_bytes());
+    }
     // Whether so few rows of a list may be returned that they are not worth a scan.
     static bool few(const List& list, const std::vector<uint32_t>* allowed) {
         return allowed != nullptr && static_cast<double>(allowed->size()) * kScored < static_cast<double>(list.size);
@@ -206,6 +215,7 @@ std::vector<Candidate> Ivf::Search::find_candidates(const float* coarse_query, c
         }
     });
     best.take(rows);
+    ask_for(rows);
     return find_among(rows, query);
 }
 
@@ -221,35 +231,37 @@ bool Ivf::Search::find_candidates_of_many(const Probe* nearest, const Vectors& o
         scanned->pick(codes.block(*codes.lists[list], 0, 0), which, centers, best);
     };
     const auto center = [&](const Probe& probe) { return codes.residual ? probe.distance : 0; };
-    // The nearest lists come first, and leave bounds for the others.
+    // The nearest lists come first, and leave bounds for the others: fewer rows are candidates for a while.
     for (uint32_t q = 0; q < own.n; ++q) {
         const float distance = center(nearest[q * probes]);
         scan(nearest[q * probes].list, {&q, 1}, &distance);
     }
     struct Visit {
-        uint32_t list, query;
+        uint64_t order;  // by turn, list, query
         float center;
+        uint32_t list() const { return static_cast<uint32_t>(order >> 24 & 0xffffffff); }
+        uint32_t query() const { return static_cast<uint32_t>(order & 0xffffff); }
     };
     std::vector<Visit> visits;
-    for (uint32_t q = 0; q < own.n; ++q) {
+    for (uint64_t q = 0; q < own.n; ++q) {
         for (size_t p = 1; p < probes; ++p) {
             const Probe& probe = nearest[q * probes + p];
-            visits.push_back({probe.list, q, center(probe)});
+            const uint64_t turn = p < kNear ? 0 : 1;
+            visits.push_back({turn << 56 | uint64_t{probe.list} << 24 | q, center(probe)});
         }
     }
-    std::sort(visits.begin(), visits.end(),
-              [](const Visit& a, const Visit& b) { return a.list != b.list ? a.list < b.list : a.query < b.query; });
+    std::sort(visits.begin(), visits.end(), [](const Visit& a, const Visit& b) { return a.order < b.order; });
     std::vector<uint32_t> which;
     std::vector<float> centers;
     for (size_t first = 0; first < visits.size(); first += which.size()) {
         checkpoint();
         which.clear();
         centers.clear();
-        for (size_t v = first; v < visits.size() && visits[v].list == visits[first].list; ++v) {
-            which.push_back(visits[v].query);
+        for (size_t v = first; v < visits.size() && visits[v].order >> 24 == visits[first].order >> 24; ++v) {
+            which.push_back(visits[v].query());
             centers.push_back(visits[v].center);
         }
-        scan(visits[first].list, which, centers.data());
+        scan(visits[first].list(), which, centers.data());
     }
     // While the candidates of one query are scored, those of the next are on their way from memory.
     const CodeStore::View finer = now.rerank();
@@ -258,6 +270,7 @@ bool Ivf::Search::find_candidates_of_many(const Probe* nearest, const Vectors& o
         next.clear();
         if (q == own.n) return;
         best.of(q).take(next);
+        ask_for(next);
         for (const uint32_t row : next) finer.prefetch(row);
     };
     take(0);
@@ -381,6 +394,9 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
         if (!among) {
             load_compared(own, dims, options_.metric, compared.data());
             codes.coarse->nearest(compared.data(), n, probes, nearest.data());
+            if (codes.mapped) {
+                for (const Probe& probe : nearest) codes.ask_for(*codes.lists[probe.list]);
+            }
         }
         const auto find = [&](size_t q) {
             return search.find(compared.data() + q * dims, nearest.data() + q * probes, own.part(q, 1));
