@@ -146,11 +146,10 @@ class DenseQuery final : public Query {
 
     QueryTerms query_terms(size_t q) const {
         const float* vector = queries_.data() + q * dim_;
-        double squared = 0;
-        for (size_t d = 0; d < dim_; ++d) {
-            const double value = vector[d] - (center_.empty() ? 0.0f : center_[d]);
-            squared += value * value;
-        }
+        const float* other = center_.empty() ? vector : center_.data();
+        double sums[3];
+        kernels::active().dense[kernels::kF32].settle(vector, reinterpret_cast<const uint8_t*>(other), 1, dim_, sums);
+        const double squared = center_.empty() ? sums[1] : sums[2];
         QueryTerms out{std::sqrt(squared), 0, 1, 1, {}};
         if (is_integer(type_)) out.rounded = round_query(vector, dim_);
         if (!(out.norm < kLongest && (out.norm > kShortest || out.norm == 0))) {

@@ -220,12 +220,6 @@ class RabitqQuery final : public GroupQuery {
     static size_t tile_of(const Shape& shape) {
         return std::clamp<size_t>((size_t{24} << 10) / table_bytes(shape), 1, kernels::kTile);
     }
-    // The four dimensions whose signs make up code i of four bits.
-    std::array<size_t, 4> dims_of(size_t i) const {
-        const size_t bytes = shape_.padded() / 8, byte = i / 8 * 4 + i % 4, place = i % 8 / 4 * 4;
-        return {place * bytes + byte, (place + 1) * bytes + byte, (place + 2) * bytes + byte,
-                (place + 3) * bytes + byte};
-    }
     void set_terms(size_t q, double center);
     double distance(const Exact& exact, const std::byte* row, double product) const {
         return exact.base + exact.tilt * static_cast<double>(shape_.layout().factor(row, Shape::kOffset)) -
@@ -246,48 +240,71 @@ class RabitqQuery final : public GroupQuery {
 
 // Rounds the rotated query to integers of which any four add up to a byte, and makes tables of their sums.
 void RabitqQuery::set_terms(size_t q, double center) {
-    const size_t padded = shape_.padded(), codes = padded / 4;
+    const size_t padded = shape_.padded(), bytes = padded / 8;
     const float* rotated = rotated_.data() + q * padded;
-    double widest = 0, largest = 0;
-    for (size_t i = 0; i < codes; ++i) {
-        double width = 0;
-        for (const size_t d : dims_of(i)) {
-            width += static_cast<double>(std::abs(rotated[d]));
-            largest = std::max(largest, static_cast<double>(std::abs(rotated[d])));
+    // Code i of four bits stands for the signs of dimensions byte, bytes + byte, ... of one half (see Plane).
+    constexpr size_t kLanes = 4;  // bytes come in fours
+    float widest_of[kLanes] = {}, largest_of[kLanes] = {};
+    for (size_t half = 0; half < 2; ++half) {
+        const float* first = rotated + half * 4 * bytes;
+        for (size_t byte = 0; byte < bytes; byte += kLanes) {
+            for (size_t j = 0; j < kLanes; ++j) {
+                float width = 0;
+                for (size_t t = 0; t < 4; ++t) {
+                    const float size = std::abs(first[t * bytes + byte + j]);
+                    width += size;
+                    largest_of[j] = largest_of[j] < size ? size : largest_of[j];
+                }
+                widest_of[j] = widest_of[j] < width ? width : widest_of[j];
+            }
         }
-        widest = std::max(widest, width);
     }
+    // (The sums of four are of float32: a little more room.)
+    const double widest = static_cast<double>(*std::max_element(widest_of, widest_of + kLanes)) * (1 + 1e-6);
+    const auto largest = static_cast<double>(*std::max_element(largest_of, largest_of + kLanes));
     // Rounding adds up to half a step to each of the four.
     const double step = std::max(widest / (255 - 3), largest / kernels::active().tile.query_limit);
 
     Rounded& rounded = rounded_[q];
     rounded = {std::vector<int8_t>(padded), static_cast<double>(static_cast<float>(step)), 0, 0};
-    double squared = 0, absolute = 0;
-    for (size_t d = 0; d < padded; ++d) {
-        const double value = static_cast<double>(rotated[d]);
-        const double code = rounded.step > 0 ? std::nearbyint(value / rounded.step) : 0;
-        const double error = value - code * rounded.step;
-        rounded.code[d] = static_cast<int8_t>(code);
-        rounded.sum += static_cast<int32_t>(code);
-        squared += error * error;
-        absolute += std::abs(error);
+    const double inverse = rounded.step > 0 ? 1 / rounded.step : 0;
+    double squared_of[kLanes] = {}, absolute_of[kLanes] = {};
+    for (size_t d = 0; d < padded; d += kLanes) {
+        for (size_t j = 0; j < kLanes; ++j) {
+            const double value = static_cast<double>(rotated[d + j]);
+            const double code = std::nearbyint(value * inverse);
+            const double error = value - code * rounded.step;
+            rounded.code[d + j] = static_cast<int8_t>(static_cast<int32_t>(code));
+            squared_of[j] += error * error;
+            absolute_of[j] += std::abs(error);
+        }
     }
+    for (size_t d = 0; d < padded; ++d) rounded.sum += rounded.code[d];
+    const double squared = (squared_of[0] + squared_of[1]) + (squared_of[2] + squared_of[3]);
+    const double absolute = (absolute_of[0] + absolute_of[1]) + (absolute_of[2] + absolute_of[3]);
     rounded.error = std::sqrt(squared);
 
     const size_t first = q / tile() * tile(), in_tile = std::min(tile(), width() - first);
     uint8_t* tables = tables_.data()->bytes + first * table_bytes(shape_) + (q - first) * 8 * 16;
     int32_t least = 0;
-    for (size_t i = 0; i < codes; ++i) {
-        uint8_t* table = tables + i / 8 * in_tile * 8 * 16 + i % 8 * 16;
-        const auto dims = dims_of(i);
+    for (size_t i = 0; i < padded / 4; ++i) {
+        const int8_t* codes = rounded.code.data() + (i % 8 / 4 * 4) * bytes + i / 8 * 4 + i % 4;
+        // From the lowest sum on, a set bit adds what is positive, and one that is not set what is negative. So no sum
+        // leaves its byte, and eight of them are computed as one number.
         int32_t lowest = 0;
-        for (const size_t d : dims) lowest += std::min<int32_t>(0, rounded.code[d]);
-        table[0] = static_cast<uint8_t>(-lowest);
+        uint64_t more[4], less[4];
         for (size_t t = 0; t < 4; ++t) {
-            for (size_t code = 0; code < 1u << t; ++code) {
-                table[code + (1u << t)] = static_cast<uint8_t>(table[code] + rounded.code[dims[t]]);
-            }
+            const int32_t code = codes[t * bytes];
+            more[t] = static_cast<uint64_t>(std::max(code, 0));
+            less[t] = static_cast<uint64_t>(std::max(-code, 0));
+            lowest += std::min(0, code);
         }
+        constexpr uint64_t kOnes = 0x0101010101010101,
+                           kSet[] = {0x0100010001000100, 0x0101000001010000, 0x0101010100000000};
+        uint64_t sums = 0;
+        for (size_t t = 0; t < 3; ++t) sums += more[t] * kSet[t] + less[t] * (kOnes - kSet[t]);
+        const uint64_t halves[] = {sums + less[3] * kOnes, sums + more[3] * kOnes};
+        std::memcpy(tables + i / 8 * in_tile * 8 * 16 + i % 8 * 16, halves, sizeof(halves));  // (little-endian)
         least += lowest;
     }
 
