@@ -37,13 +37,17 @@ double length(const float* vector, size_t dim) {
     return std::sqrt(sums[1]);
 }
 
+// Four minima side by side, which compilers keep in one register.
 float least_of(const float* group) {
-    float least[8];
-    std::copy_n(group, 8, least);
-    for (size_t i = 8; i < kGroup; i += 8) {
-        for (size_t j = 0; j < 8; ++j) least[j] = std::min(least[j], group[i + j]);
+    const auto less = [](float a, float b) { return a < b ? a : b; };
+    float a = group[0], b = group[1], c = group[2], d = group[3];
+    for (size_t i = 4; i < kGroup; i += 4) {
+        a = less(group[i], a);
+        b = less(group[i + 1], b);
+        c = less(group[i + 2], c);
+        d = less(group[i + 3], d);
     }
-    return *std::min_element(least, least + 8);
+    return less(less(a, b), less(c, d));
 }
 
 }  // namespace
