@@ -74,7 +74,7 @@ class Settings(NamedTuple):
 # The first of nearfield's is also that of the other parts.
 SETTINGS: dict[str, dict[str, list[Settings]]] = {
     "wordnet": {
-        "nearfield": [Settings(2, "rabitq1 + f16 + soar", ((11, 40), (32, 40), (91, 80)))],
+        "nearfield": [Settings(2, "rabitq1 + f16 + soar", ((11, 20), (30, 20), (88, 40)))],
         "faiss": [
             Settings(2, "PQ dim/2", ((32, 20), (64, 40), (220, 40))),
             Settings(4, "PQ dim/4", ((32, 80), (91, 80), (362, 160))),
@@ -86,7 +86,7 @@ SETTINGS: dict[str, dict[str, list[Settings]]] = {
         ],
     },
     "glove": {
-        "nearfield": [Settings(2, "rabitq1 + f16 + soar", ((23, 80), (45, 160), (181, 320)))],
+        "nearfield": [Settings(2, "pq4, dim/2 + f16 + soar", ((16, 40), (40, 40), (120, 160)))],
         "faiss": [Settings(2, "PQ dim/2", ((32, 160), (128, 160), (300, 640)))],
         "scann": [
             Settings(2, "soar", ((16, 80), (32, 160), (128, 160))),
@@ -95,7 +95,10 @@ SETTINGS: dict[str, dict[str, list[Settings]]] = {
         "rabitqlib": [Settings(2, "1 bit, vectors", ((45, 0), (85, 0), (300, 0)))],
     },
     "mnist": {
-        "nearfield": [Settings(1, "rabitq1 + f16", ((6, 40), (8, 40), (16, 80)))],
+        "nearfield": [
+            Settings(2, "rabitq1 + f16", ((6, 20), (8, 20), (22, 20))),
+            Settings(1, "rabitq1 + f16", ((4, 20), (6, 20), (22, 20))),
+        ],
         "faiss": [
             Settings(1, "PQ dim/4", ((6, 20), (8, 20), (16, 40))),
             Settings(2, "PQ dim/4", ((6, 20), (10, 20), (23, 80))),
@@ -110,7 +113,11 @@ SETTINGS: dict[str, dict[str, list[Settings]]] = {
 # What the sweep tries: lists, codes, and candidates where they can be given.
 CANDIDATES = [20, 40, 80, 160, 320, 640, 1280]
 SWEPT: dict[str, tuple[list[float], list[str], list[int]]] = {
-    "nearfield": ([1, 2, 4], ["rabitq1 + f16", "rabitq2 + f16", "pq4, dim/4 + f16", "pq4, dim/2 + f16"], CANDIDATES),
+    "nearfield": (
+        [1, 2, 4],
+        [f"{code} + f16{soar}" for code in ("rabitq1", "pq4, dim/4", "pq4, dim/2") for soar in ("", " + soar")],
+        CANDIDATES,
+    ),
     "faiss": ([1, 2, 4], ["PQ dim/4", "PQ dim/2"], CANDIDATES),
     "scann": ([1, 2, 4], ["plain", "soar"], CANDIDATES),
     "rabitqlib": ([1, 2, 4], ["1 bit, vectors", "5 bit", "7 bit", "9 bit"], [0]),
