@@ -41,8 +41,8 @@ Rerank: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="CODEC",
-        help="A second, finer codec that scores the candidates of the first again; by default none, and f16 with "
-        "--index ivf; none for none.",
+        help="A second, finer codec that scores the candidates of the first again, or none; by default none, and f16 "
+        "with --index ivf.",
         show_default=False,
     ),
 ]
