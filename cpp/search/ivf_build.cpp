@@ -13,11 +13,12 @@ namespace nearfield {
 
 namespace {
 
-// Vectors that are read together.
+// Vectors that are read together, at most.
 constexpr size_t kChunk = 4096;
-// Shares of the memory budget: vectors that centroids start from (with what k-means keeps beside them), and codes that
-// are sorted together.
-constexpr size_t kStartShare = 2, kRunShare = 4;
+// Shares of the memory budget: vectors that are read together (of which there are copies), vectors that centroids start
+// from with what k-means keeps beside them, and codes that are sorted together.
+constexpr size_t kChunkShare = 24, kRunShare = 4;
+constexpr double kStartShare = 1.5;
 // Rounds of k-means over all of the sample, which is read again in each.
 constexpr size_t kPasses = 12;
 // Vectors that a codec learns from, at most.
@@ -28,14 +29,16 @@ constexpr size_t kCodecSample = 4096;
 // Vectors that can be read again and again: the caller's, or those that an iterator has spooled to a file.
 class Ivf::Source {
   public:
-    explicit Source(const Vectors& vectors) : given_(vectors), n_(vectors.n), dim_(vectors.dim) {}
-    Source(const Next& next, size_t dim, const std::filesystem::path& directory) : n_(0), dim_(dim) {
+    Source(const Vectors& vectors, size_t budget)
+        : given_(vectors), n_(vectors.n), dim_(vectors.dim), chunk_(chunk_for(vectors.dim, budget)) {}
+    Source(const Next& next, size_t dim, const std::filesystem::path& directory, size_t budget)
+        : n_(0), dim_(dim), chunk_(chunk_for(dim, budget)) {
         file_.emplace(directory);
         while (const std::optional<Vectors> batch = next()) {
             check_dim(*batch, dim, "source");
-            for (size_t first = 0; first < batch->n; first += kChunk) {
+            for (size_t first = 0; first < batch->n; first += chunk_) {
                 checkpoint();
-                const size_t n = std::min(kChunk, batch->n - first);
+                const size_t n = std::min(chunk_, batch->n - first);
                 const CheckedVectors checked = CheckedVectors::floats(batch->part(first, n), dim, "source", n_);
                 file_->append(checked.view().data, n * dim * sizeof(float));
                 n_ += n;
@@ -44,7 +47,7 @@ class Ivf::Source {
     }
 
     size_t n() const { return n_; }
-    size_t dim() const { return dim_; }
+    size_t chunk() const { return chunk_; }
 
     // Rows first, first + step, ... as float32, checked.
     void read(size_t first, size_t step, size_t n, float* out) const {
@@ -67,11 +70,11 @@ class Ivf::Source {
     // Calls work(first, vectors (n, dim)) for every `step`-th vector, in order.
     template <class Work>
     void for_each_chunk(size_t step, const Run& run, const Work& work) const {
-        std::vector<float> rows(std::min(kChunk, n_) * dim_);
+        std::vector<float> rows(std::min(chunk_, n_) * dim_);
         const size_t count = (n_ + step - 1) / step;
-        for (size_t first = 0; first < count; first += kChunk) {
+        for (size_t first = 0; first < count; first += chunk_) {
             if (run.poll && !run.poll(static_cast<double>(first) / static_cast<double>(count))) throw Interrupted{};
-            const size_t n = std::min(kChunk, count - first);
+            const size_t n = std::min(chunk_, count - first);
             read(first * step, step, n, rows.data());
             work(first, Vectors{reinterpret_cast<const std::byte*>(rows.data()), kernels::kF32, n, dim_,
                                 dim_ * sizeof(float)});
@@ -79,9 +82,13 @@ class Ivf::Source {
     }
 
   private:
+    static size_t chunk_for(size_t dim, size_t budget) {
+        return std::clamp<size_t>(budget / kChunkShare / (dim * sizeof(float)), 64, kChunk);
+    }
+
     Vectors given_{};
     std::optional<storage::ScratchFile> file_;
-    size_t n_, dim_;
+    size_t n_, dim_, chunk_;
 };
 
 namespace {
@@ -131,27 +138,29 @@ class SortedEntries {
 
 void Ivf::build(const Next& next, const std::filesystem::path& path, size_t budget, const Run& run) const {
     const std::filesystem::path directory = path.has_parent_path() ? path.parent_path() : ".";
-    build(Source(next, options_.dim, directory), path, budget, run);
+    build(Source(next, options_.dim, directory, budget), path, budget, run);
 }
 
 void Ivf::build(const Vectors& vectors, const std::filesystem::path& path, size_t budget, const Run& run) const {
     check_dim(vectors, options_.dim, "source");
-    build(Source(vectors), path, budget, run);
+    build(Source(vectors, budget), path, budget, run);
 }
 
 // Centroids and codecs, learned from a sample that is read in chunks.
 void Ivf::learn_from(const Source& source, size_t budget, Snapshot& next, Version& made, const Run& run) const {
     const size_t dim = options_.dim, dims = own_.list_dims != 0 ? own_.list_dims : dim;
     const size_t lists = lists_for(source.n());
-    // What k-means keeps for a point: the floats, a code of 8 bits, and a few numbers.
-    const size_t point_bytes = dims * (sizeof(float) + 1) + 32;
+    // What k-means keeps for a point: the floats, twice for those it starts from, a code of 8 bits, and a few numbers.
+    const size_t point_bytes = dims * (2 * sizeof(float) + 1) + 64;
     const size_t sample = std::min(source.n(), lists * kPointsPerList);
-    const size_t most = std::max<size_t>(1, budget / kStartShare / point_bytes);
+    const auto room = static_cast<size_t>(static_cast<double>(budget) / kStartShare);
+    const size_t most = std::max<size_t>(1, room / point_bytes);
     const size_t start = std::min(sample, most);
     if (start < lists) {
-        throw InvalidInput("memory_budget: " + std::to_string(budget) + " bytes given, expected at least " +
-                           std::to_string(lists * point_bytes * kStartShare) + " for " + std::to_string(lists) +
-                           " lists");
+        throw InvalidInput(
+            "memory_budget: " + std::to_string(budget) + " bytes given, expected at least " +
+            std::to_string(static_cast<size_t>(static_cast<double>(lists * point_bytes) * kStartShare) + 1) + " for " +
+            std::to_string(lists) + " lists");
     }
     const auto step_for = [&](size_t n) { return (source.n() + n - 1) / n; };
     std::vector<float> centroids;
@@ -169,8 +178,8 @@ void Ivf::learn_from(const Source& source, size_t budget, Snapshot& next, Versio
         const Centroids nearest(std::move(centroids), dims);
         std::vector<double> sums(lists * dims);
         std::vector<size_t> members(lists);
-        std::vector<float> points(kChunk * dims);
-        std::vector<uint32_t> labels(kChunk);
+        std::vector<float> points(source.chunk() * dims);
+        std::vector<uint32_t> labels(source.chunk());
         const auto share = [&](size_t p) { return 0.3 + 0.7 * static_cast<double>(p) / kPasses; };
         source.for_each_chunk(step, part_of(run, share(pass), share(pass + 1)), [&](size_t, const Vectors& rows) {
             load_compared(rows, dims, options_.metric, points.data());
@@ -284,7 +293,7 @@ void Ivf::build(const Source& source, const std::filesystem::path& path, size_t 
     const size_t stride = codec_->row_bytes(), entry_bytes = stride + sizeof(float) + sizeof(uint32_t);
     const std::filesystem::path directory = path.has_parent_path() ? path.parent_path() : ".";
     SortedEntries entries(directory, entry_bytes, lists,
-                          std::max<size_t>(kChunk, budget / kRunShare / (entry_bytes + 2 * sizeof(uint32_t))));
+                          std::max<size_t>(source.chunk(), budget / kRunShare / (entry_bytes + 2 * sizeof(uint32_t))));
     source.for_each_chunk(1, part_of(run, 0.65, 0.9), [&](size_t first, const Vectors& rows) {
         std::vector<std::byte> coded(rows.n * copies * entry_bytes), finer(rerank_ ? rows.n * rerank_->row_bytes() : 0);
         constexpr size_t kPart = 256;
