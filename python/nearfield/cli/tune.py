@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,8 @@ def tune(
     Recall is the share of the true results, those of a search with --exact, that are found. What is measured is kept in
     the index for nearfield search --recall.
     """
-    opened = nf.load(index)
+    mapped = sys.platform != "win32"  # where a file that is mapped cannot be replaced
+    opened = nf.load(index, mmap=mapped, verify=True)
     asked = None if queries is None else read_queries(queries, column)
     with reported(index if queries is None else f"{index}, {queries}"), progress_bar("Measuring") as progress:
         tuning = opened.tune(asked, k, recall, threads=threads, progress=progress)
