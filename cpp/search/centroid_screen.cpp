@@ -326,7 +326,7 @@ void CentroidScreen::improve_within(const float* points, const PointImages& imag
         for (size_t i = 0; i < n; ++i) {  // without branches: which points are left open cannot be predicted
             bound[i] -= move + bound[i] * kRounding;
             left_open[open] = static_cast<uint32_t>(first + i);
-            open += own[i] < bound[i] ? 0 : 1;
+            open += own[i] < bound[i] ? 0u : 1u;
         }
         for (size_t at = 0; at < open; at += kTile) scan(left_open.data() + at, std::min(kTile, open - at));
     }

@@ -22,7 +22,7 @@ constexpr size_t kBatch = 768;
 // Bounds save distances from so many centroids on, and after the first assignments, when centroids still move far.
 constexpr size_t kBounded = 256, kUnboundedTurns = 2;
 // k-means++ draws from this many points per cluster, for up to so many clusters; more start from any points.
-constexpr size_t kDrawn = 4, kMostDrawn = 2048;
+constexpr size_t kDrawn = 16, kMostDrawn = 2048;
 // Entropic transport: how soft assignments are, as a share of the mean of squared distances (less that to the nearest
 // centroid), measured on up to so many points; and how often points and clusters are scaled in turn.
 constexpr double kSoftness = 0.02;

@@ -66,6 +66,8 @@ class Ivf final : public Index {
                                             const Snapshot& loaded) const override;
 
     size_t probes_of(const IvfCodes& codes) const;
+    // The live rows that a search may return, null for all that there are.
+    const Bitmap* live_rows_of(const Snapshot& now, const SearchOptions& options, std::optional<Bitmap>& made) const;
     // How many lists an index gets that is trained on n vectors, and how they are found.
     size_t lists_for(size_t n) const;
     KMeansOptions clustering(size_t lists) const;

@@ -18,13 +18,18 @@ constexpr size_t kPartQueries = 32 * kernels::kTile;
 // The nearest lists of a query, which are visited before the others.
 constexpr size_t kNear = 4;
 
-// Costs of a row, relative to that of scanning its code: to look whether a filter allows it, and to score it by the
-// finest codec.
-constexpr double kLooked = 0.5, kScored = 8;
+// Where a filter allows a share s of all rows, the neighbours looked for are of ranks up to k / s: how many times as
+// many lists have to be visited to find as large a part of them. Measured, for filters that have to do with the vectors
+// too.
+double growth(double share) { return std::pow(share, -0.7) * (1 + 1.4 * share * (1 - share)); }
 
-// Where a filter allows a share s of all rows, the neighbours looked for are of ranks up to k / s, and a search visits
-// s^-kGrowth times as many lists.
-constexpr double kGrowth = 0.5;
+// About how long a row takes, in nanoseconds, of which only the ratios matter: to see whether a filter allows it, to
+// scan its code, and to fetch and score it by the finest codec.
+struct Costs {
+    double look = 3, scan, score;
+    Costs(size_t code_bytes, size_t finest_bytes)
+        : scan(0.5 + static_cast<double>(code_bytes) / 40), score(10 + static_cast<double>(finest_bytes) / 15) {}
+};
 
 // The rows with the least estimated distances.
 class Nearest {
@@ -132,6 +137,7 @@ struct Ivf::Search {
     const Version& version;
     const IvfCodes& codes;
     Admission admission;
+    Costs costs;
     size_t candidates = 0;  // rows that may be returned
     size_t copies = 1;      // lists of a row, at most
     size_t k = 0;
@@ -139,15 +145,22 @@ struct Ivf::Search {
     double seen = 0;              // rows that may be returned and must have been seen
     bool rerank = false;
 
-    // Rows of the finer codec that are about to be read.
+    // Has rows of the finer codec read from a mapped file.
     void ask_for(const std::vector<uint32_t>& rows) const {
         if (!codes.mapped || !rerank) return;
         const CodeStore& finer = *now.state->rerank;
         for (const uint32_t row : rows) codes.mapped->advise_needed(finer.row(row), finer.row_bytes());
     }
+    // Asks for rows from `first` on, which will be read soon.
+    void fetch(const std::vector<uint32_t>& rows, size_t first, size_t n) const {
+        if (!rerank) return;
+        const CodeStore::View finer = now.rerank();
+        for (size_t i = first; i < std::min(first + n, rows.size()); ++i) finer.prefetch(rows[i]);
+    }
     // Whether so few rows of a list may be returned that they are not worth a scan.
-    static bool few(const List& list, const std::vector<uint32_t>* allowed) {
-        return allowed != nullptr && static_cast<double>(allowed->size()) * kScored < static_cast<double>(list.size);
+    bool few(const List& list, const std::vector<uint32_t>* allowed) const {
+        return allowed != nullptr &&
+               static_cast<double>(allowed->size()) * costs.score < static_cast<double>(list.size) * costs.scan;
     }
     // Calls visit(probe, list, rows of it that may be returned or null for all) until enough have been seen.
     template <class Visit>
@@ -165,7 +178,7 @@ struct Ivf::Search {
 template <class Visit>
 void Ivf::Search::visit_lists(const float* query, const Probe* nearest, const Visit& visit) const {
     const size_t lists = codes.lists.size(), enough = copies * std::min(k, candidates);
-    const bool all = admission.filter == nullptr && now.live.dead == nullptr;
+    const bool all = admission.filter == nullptr;
     std::vector<Probe> ordered;
     std::vector<uint32_t> rows;
     size_t found = 0;
@@ -180,10 +193,13 @@ void Ivf::Search::visit_lists(const float* query, const Probe* nearest, const Vi
         }
         const List& list = *codes.lists[nearest[p].list];
         if (!all) {
-            rows.clear();
-            for (size_t at = 0; at < list.size; ++at) {
-                if (admission(list.rows[at])) rows.push_back(list.rows[at]);
+            rows.resize(list.size);
+            size_t n = 0;
+            for (size_t at = 0; at < list.size; ++at) {  // without branches, which nobody could foresee
+                rows[n] = list.rows[at];
+                n += admission.filter->contains(list.rows[at]) ? 1 : 0;
             }
+            rows.resize(n);
         }
         found += all ? list.size : rows.size();
         visit(nearest[p], list, all ? nullptr : &rows);
@@ -215,7 +231,6 @@ std::vector<Candidate> Ivf::Search::find_candidates(const float* coarse_query, c
         }
     });
     best.take(rows);
-    ask_for(rows);
     return find_among(rows, query);
 }
 
@@ -264,14 +279,13 @@ bool Ivf::Search::find_candidates_of_many(const Probe* nearest, const Vectors& o
         scan(visits[first].list(), which, centers.data());
     }
     // While the candidates of one query are scored, those of the next are on their way from memory.
-    const CodeStore::View finer = now.rerank();
     std::vector<uint32_t> rows, next;
     const auto take = [&](size_t q) {
         next.clear();
         if (q == own.n) return;
         best.of(q).take(next);
         ask_for(next);
-        for (const uint32_t row : next) finer.prefetch(row);
+        fetch(next, 0, next.size());
     };
     take(0);
     for (size_t q = 0; q < own.n; ++q) {
@@ -316,7 +330,9 @@ std::vector<Candidate> Ivf::Search::find(const float* coarse_query, const Probe*
 
 // The k best of rows by the finest codec.
 std::vector<Candidate> Ivf::Search::find_among(const std::vector<uint32_t>& rows, const Vectors& query) const {
-    constexpr size_t kPiece = 256;
+    constexpr size_t kPiece = 64;
+    ask_for(rows);
+    fetch(rows, 0, kPiece);
     const std::unique_ptr<Settler> settler = now.finest(version, query);
     TopK best(1, k, {&now.live, nullptr}, *settler, *now.state->ids);
     std::vector<uint32_t> piece;
@@ -324,6 +340,7 @@ std::vector<Candidate> Ivf::Search::find_among(const std::vector<uint32_t>& rows
         checkpoint();
         piece.assign(rows.begin() + static_cast<std::ptrdiff_t>(first),
                      rows.begin() + static_cast<std::ptrdiff_t>(std::min(first + kPiece, rows.size())));
+        fetch(rows, first + kPiece, kPiece);
         for (const Candidate& c : settler->bounded(0, piece)) best.offer(0, c);
     }
     return std::move(best.finish(0));
@@ -335,6 +352,17 @@ void Ivf::Search::scan_all(const Vectors& queries, const Report& report) const {
     TopK best(queries.n, k, admission, settler, *now.state->ids, {version.rerank->fine_bytes() > 0, false});
     scan_rows(settler.query(), now.rerank(), 0, now.live.count, best, kAlways);
     for (size_t q = 0; q < queries.n; ++q) report(q, best.finish(q));
+}
+
+const Bitmap* Ivf::live_rows_of(const Snapshot& now, const SearchOptions& options, std::optional<Bitmap>& made) const {
+    const Bitmap* allowed = rows_of(now, options, made);
+    if (now.live.dead == nullptr) return allowed;
+    Bitmap live(now.live.count);
+    for (size_t row = 0; row < now.live.count; ++row) {
+        if (now.live.contains(row) && (allowed == nullptr || allowed->contains(row))) live.set(row);
+    }
+    made = std::move(live);
+    return &*made;
 }
 
 SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& options, const Run& run) const {
@@ -351,10 +379,12 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     SearchResult out(queries.n, k);
 
     std::optional<Bitmap> rebuilt;
-    const Bitmap* allowed = rows_of(now, options, rebuilt);
-    const size_t live = now.live.size(), candidates = allowed ? std::min(allowed->count(), live) : live;
+    const Bitmap* allowed = live_rows_of(now, options, rebuilt);
+    const size_t live = now.live.size(), candidates = allowed ? allowed->count() : live;
+    if (candidates == now.live.count) allowed = nullptr;
     const bool reranks = rerank_ != nullptr;
-    Search search{now, version, codes, {&now.live, allowed}};
+    Search search{
+        now, version, codes, {&now.live, allowed}, {codec_->row_bytes(), (rerank_ ? *rerank_ : *codec_).row_bytes()}};
     search.candidates = candidates;
     search.copies = own_.soar != 0 ? 2 : 1;
     search.k = std::min(k, candidates);
@@ -362,13 +392,14 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     search.probes = probes;
     const double share = live == 0 ? 1 : static_cast<double>(candidates) / static_cast<double>(live);
     const double visited = static_cast<double>(probes) / static_cast<double>(std::max<size_t>(1, lists));
-    const double grown = std::min(1.0, visited * std::pow(std::max(share, 1e-9), -kGrowth));
+    const double grown = std::min(1.0, visited * growth(std::max(share, 1e-9)));
     search.seen = allowed ? grown * static_cast<double>(candidates) : 0;
     const double kept = static_cast<double>(k * search.copies) * (reranks ? oversample : 1.0);
     search.kept = static_cast<size_t>(std::min(std::ceil(kept), static_cast<double>(live * search.copies)));
-    // Rows are scored one by one where they are few, or all are wanted.
-    const bool among =
-        taken.exhaustive || (allowed && share * kScored < grown * (kLooked + std::min(1.0, share * kScored)));
+    // Rows are scored one by one where that takes less time, or all are wanted.
+    const Costs& costs = search.costs;
+    const double by_lists = grown * (costs.look + std::min(costs.scan, share * costs.score));
+    const bool among = taken.exhaustive || (allowed && share * costs.score < by_lists);
     const std::string finest(reranks ? rerank_->name() : codec_->name());
     out.plan = among ? (allowed ? "filtered rows, " : "scan, ") + finest
                      : std::to_string(probes) + " of " + std::to_string(lists) + " lists, " +
@@ -430,7 +461,11 @@ RangeResult Ivf::range_search(const Vectors& queries, double radius, const Searc
     std::vector<std::vector<std::pair<int64_t, float>>> found(queries.n);
     if (now.live.size() == 0) return RangeResult(found);
     std::optional<Bitmap> rebuilt;
-    Search search{now, version, codes, {&now.live, rows_of(now, options, rebuilt)}};
+    Search search{now,
+                  version,
+                  codes,
+                  {&now.live, live_rows_of(now, options, rebuilt)},
+                  {codec_->row_bytes(), (rerank_ ? *rerank_ : *codec_).row_bytes()}};
     search.probes = probes;
 
     // Scores are compared as the user sees them, in float32.
