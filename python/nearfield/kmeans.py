@@ -70,7 +70,7 @@ class KMeans:
 
     Notes
     -----
-    Without ``init``, up to 2,048 centroids start from vectors drawn by k-means++ out of four vectors per cluster, which
+    Without ``init``, up to 2,048 centroids start from vectors drawn by k-means++ out of 16 vectors per cluster, which
     are spread evenly; more centroids start from evenly spread vectors. A cluster that becomes empty takes the farthest
     vector of the cluster with the largest error. Where fewer than k vectors are different, some centroids are equal.
 
