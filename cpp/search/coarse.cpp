@@ -127,7 +127,8 @@ void Coarse::nearest(const float* queries, size_t n, size_t count, Probe* probes
     for (float& estimate : estimates) estimate = std::isfinite(estimate) ? estimate : kFarthest;
     for (size_t q = 0; q < n; ++q, probes += count) {
         const float *own = estimates.data() + q * lists_, *query = queries + q * dims_;
-        const float bound = within(own, lists_, count, distances.data());
+        // A few more than are wanted, since estimates decide which these are.
+        const float bound = within(own, lists_, std::min(lists_, count + count / 4 + 8), distances.data());
         size_t kept = 0;
         for (uint32_t list = 0; list < lists_; ++list) {  // without branches, which nobody could foresee
             lists[kept] = list;

@@ -183,7 +183,10 @@ void Ivf::IvfCodes::unpack(const List& list, const uint32_t* at, size_t n, std::
 std::vector<Ivf::IvfCodes::Place> Ivf::IvfCodes::find(const uint32_t* rows, size_t n) const {
     std::vector<Place> out(n, {kNowhere, 0});
     if (places) {
-        for (size_t i = 0; i < n; ++i) std::memcpy(&out[i], places->row(rows[i]), sizeof(Place));
+        for (size_t i = 0; i < n; ++i) {
+            std::memcpy(&out[i], places->row(rows[i]), sizeof(Place));
+            if (!exists(out[i])) out[i] = some_place();
+        }
         return out;
     }
     std::vector<uint32_t> order(n);
@@ -199,30 +202,25 @@ std::vector<Ivf::IvfCodes::Place> Ivf::IvfCodes::find(const uint32_t* rows, size
             }
         }
     }
+    for (Place& place : out) {
+        if (place.list == kNowhere) place = some_place();
+    }
     return out;
 }
 
 void Ivf::IvfCodes::copy(const uint32_t* list, size_t n, std::byte* rows) const {
     const std::vector<Place> found = find(list, n);
-    for (size_t i = 0; i < n; ++i) unpack(list_of(found[i]), &found[i].at, 1, rows + i * layout->row_bytes());
+    for (size_t i = 0; i < n; ++i) unpack(*lists[found[i].list], &found[i].at, 1, rows + i * layout->row_bytes());
 }
 
 void Ivf::IvfCodes::decode(const Codec& codec, const uint32_t* list, size_t n, float* out) const {
     std::vector<std::byte> row(layout->row_bytes());
     for (const Place& place : find(list, n)) {
-        unpack(list_of(place), &place.at, 1, row.data());
+        unpack(*lists[place.list], &place.at, 1, row.data());
         codec.decode({row.data(), row.size()}, nullptr, 1, out);
         for (size_t d = 0; d < dim && residual; ++d) out[d] += coarse->centroid(place.list)[d];
         out += dim;
     }
-}
-
-// A damaged file may say anything about where rows are.
-const Ivf::List& Ivf::IvfCodes::list_of(const Place& place) const {
-    if (place.list >= lists.size() || place.at >= lists[place.list]->size) {
-        throw FileFormatError("the index is damaged: a vector is missing in its list");
-    }
-    return *lists[place.list];
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -248,7 +246,7 @@ void ListSettler::for_each(size_t q, const uint32_t* list, size_t n, const Take&
     std::vector<std::byte> row(codes_.layout->row_bytes());
     const auto found = codes_.find(list, n);
     for (size_t i = 0; i < n; ++i) {
-        const Ivf::List& from = codes_.list_of(found[i]);
+        const Ivf::List& from = *codes_.lists[found[i].list];
         codes_.unpack(from, &found[i].at, 1, row.data());
         double added = 0;
         if (codes_.residual) {

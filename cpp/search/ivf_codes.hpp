@@ -1,6 +1,7 @@
 // What the files of Ivf share: its lists as a reader sees them.
 #pragma once
 
+#include <algorithm>
 #include <span>
 
 #include "search/coarse.hpp"
@@ -64,7 +65,12 @@ struct Ivf::IvfCodes final : Codes {
     void check_rows(const std::string& name) const;
     // Where rows are.
     std::vector<Place> find(const uint32_t* rows, size_t n) const;
-    const List& list_of(const Place& place) const;
+    // A damaged file may say anything about where rows are; another row is then taken for one that is nowhere.
+    bool exists(const Place& place) const { return place.list < lists.size() && place.at < lists[place.list]->size; }
+    Place some_place() const {
+        const auto filled = std::find_if(lists.begin(), lists.end(), [](const auto& list) { return list->size > 0; });
+        return {static_cast<uint32_t>(filled - lists.begin()), 0};
+    }
 
     size_t nbytes() const override;
     void copy(const uint32_t* list, size_t n, std::byte* rows) const override;

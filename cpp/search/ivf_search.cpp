@@ -23,6 +23,9 @@ constexpr size_t kNear = 4;
 // too.
 double growth(double share) { return std::pow(share, -0.7) * (1 + 1.4 * share * (1 - share)); }
 
+// And as many more candidates are kept.
+constexpr double kMore = 1.5;
+
 // About how long a row takes, in nanoseconds, of which only the ratios matter: to see whether a filter allows it, to
 // scan its code, and to fetch and score it by the finest codec.
 struct Costs {
@@ -179,19 +182,10 @@ template <class Visit>
 void Ivf::Search::visit_lists(const float* query, const Probe* nearest, const Visit& visit) const {
     const size_t lists = codes.lists.size(), enough = copies * std::min(k, candidates);
     const bool all = admission.filter == nullptr;
-    std::vector<Probe> ordered;
     std::vector<uint32_t> rows;
     size_t found = 0;
-    for (size_t p = 0; p < lists; ++p) {
-        if (p >= probes) {
-            if (found >= enough && static_cast<double>(found) >= seen) break;
-            if (ordered.empty()) {
-                ordered.resize(lists);
-                codes.coarse->nearest(query, 1, lists, ordered.data());
-                nearest = ordered.data();
-            }
-        }
-        const List& list = *codes.lists[nearest[p].list];
+    const auto visit_list = [&](const Probe& probe) {
+        const List& list = *codes.lists[probe.list];
         if (!all) {
             rows.resize(list.size);
             size_t n = 0;
@@ -202,7 +196,19 @@ void Ivf::Search::visit_lists(const float* query, const Probe* nearest, const Vi
             rows.resize(n);
         }
         found += all ? list.size : rows.size();
-        visit(nearest[p], list, all ? nullptr : &rows);
+        visit(probe, list, all ? nullptr : &rows);
+    };
+    std::for_each(nearest, nearest + probes, visit_list);
+    const auto done = [&] { return found >= enough && static_cast<double>(found) >= seen; };
+    if (probes == lists || done()) return;
+    std::vector<bool> visited(lists);
+    for (size_t p = 0; p < probes; ++p) visited[nearest[p].list] = true;
+    std::vector<Probe> others(lists);
+    codes.coarse->nearest(query, 1, lists, others.data());
+    for (const Probe& probe : others) {
+        if (visited[probe.list]) continue;
+        visit_list(probe);
+        if (done()) return;
     }
 }
 
@@ -301,27 +307,36 @@ std::vector<Candidate> Ivf::Search::find(const float* coarse_query, const Probe*
     if (rerank && codes.layout->fine_bytes() == 0) return find_candidates(coarse_query, nearest, query);
     const ListSettler settler(codes, *version.codec, query);
     const Query& scanned = settler.query();
-    std::optional<TopK> best;
-    std::optional<CountingTopK> counted;
-    if (scanned.counts(0)) {
-        counted.emplace(scanned, 1, kept, admission, *now.state->ids);
-    } else {
-        const Comparison comparison{codes.layout->fine_bytes() > 0, rerank && scanned.stable()};
-        best.emplace(1, kept, admission, settler, *now.state->ids, comparison);
-    }
-    Collector& collector = counted ? static_cast<Collector&>(*counted) : *best;
+    const Comparison comparison{codes.layout->fine_bytes() > 0, rerank && scanned.stable()};
+    TopK best(1, kept, admission, settler, *now.state->ids, comparison);
     const float rounding = codes.coarse->rounding(coarse_query);
-    std::vector<uint32_t> rows;
+    std::vector<uint32_t> rows, at;
+    std::vector<float> distances;
     visit_lists(coarse_query, nearest, [&](const Probe& probe, const List& list, const std::vector<uint32_t>* allowed) {
         if (few(list, allowed)) {
             rows.insert(rows.end(), allowed->begin(), allowed->end());
             return;
         }
-        collector.start_list(list.rows);
-        scanned.scan(codes.block(list, probe.distance, rounding), collector);
+        const Block block = codes.block(list, probe.distance, rounding);
+        if (!scanned.counts(0)) {
+            best.start_list(list.rows);
+            scanned.scan(block, best);
+            return;
+        }
+        // A scan would give counts in place of distances.
+        at.resize(list.size + kernels::kGroup);
+        distances.resize(at.size());
+        constexpr float kRounding = 0x1p-20f;
+        const float slack = kRounding * std::abs(best.bounds[0]);
+        const size_t n = scanned.select(block, best.bounds[0] + slack, at.data(), distances.data());
+        for (size_t i = 0; i < n; ++i) {
+            const uint32_t row = list.rows[at[i]];
+            const float off = kRounding * std::abs(distances[i]);
+            if (admission(row)) best.offer(0, {row, distances[i] - off, distances[i] + off});
+        }
     });
-    std::vector<Candidate>& hits = collector.finish(0);
-    if (!rerank && rows.empty() && copies == 1 && !counted) return std::move(hits);
+    std::vector<Candidate>& hits = best.finish(0);
+    if (!rerank && rows.empty() && copies == 1) return std::move(hits);
     for (const Candidate& c : hits) rows.push_back(c.row);
     std::sort(rows.begin(), rows.end());
     rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
@@ -394,7 +409,7 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     const double visited = static_cast<double>(probes) / static_cast<double>(std::max<size_t>(1, lists));
     const double grown = std::min(1.0, visited * growth(std::max(share, 1e-9)));
     search.seen = allowed ? grown * static_cast<double>(candidates) : 0;
-    const double kept = static_cast<double>(k * search.copies) * (reranks ? oversample : 1.0);
+    const double kept = static_cast<double>(k * search.copies) * (reranks ? oversample : 1.0) * (allowed ? kMore : 1.0);
     search.kept = static_cast<size_t>(std::min(std::ceil(kept), static_cast<double>(live * search.copies)));
     // Rows are scored one by one where that takes less time, or all are wanted.
     const Costs& costs = search.costs;
@@ -416,7 +431,7 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     parallel_for((queries.n + part - 1) / part, {threads, run.poll}, [&](size_t item) {
         const size_t first = item * part, n = std::min(part, queries.n - first);
         const Vectors own = vectors.part(first, n);
-        if (among && reranks && rows.size() == now.live.count) {
+        if (among && reranks && rows.size() * 8 > now.live.count) {
             search.scan_all(own, [&](size_t q, const auto& hits) { report(out, first + q, hits, now); });
             return;
         }

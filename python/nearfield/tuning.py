@@ -19,7 +19,7 @@ _HELD_OUT, _SEED = 1000, 0
 # Settings are looked for in steps of this ratio first, and then told apart down to this ratio of their costs.
 _STEP, _RATIO = 2**0.5, 1.03
 # How long a candidate takes that is scored again, in codes of lists that are scanned in that time.
-_RERANKED = 30
+_RERANKED = 60
 
 
 @dataclass(frozen=True)
