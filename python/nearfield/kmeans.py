@@ -38,8 +38,8 @@ class KMeans:
     balanced : {None, "capacity", "sinkhorn"}
         Keep clusters alike in size. "capacity" lets no cluster have more than ``ceil(slack * n / k)`` vectors: where
         more are nearest to a centroid, it keeps the nearest of them, and the others go to the nearest centroid that has
-        room. "sinkhorn" assigns by entropic optimal transport, which makes sizes nearly equal, at much higher costs:
-        all distances are computed, several times in each iteration.
+        room. "sinkhorn" assigns by entropic optimal transport, which makes sizes nearly equal (less so where vectors
+        lie in groups far apart), at much higher costs: all distances are computed, several times in each iteration.
     spherical : bool
         Scale vectors and centroids to unit length, whatever the metric. Vectors of zeros stay as they are.
     slack : float
