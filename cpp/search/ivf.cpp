@@ -459,7 +459,6 @@ std::shared_ptr<const Index::Codes> Ivf::compacted_codes(const Snapshot& old, co
         for (size_t row = 0; row < rows.size(); ++row)
             std::memcpy(codes->places->writable(row), &nowhere, sizeof(nowhere));
     }
-    std::vector<bool> placed(rows.size());
     for (uint32_t list = 0; list < from.lists.size(); ++list) {
         const List& before = *from.lists[list];
         std::vector<uint32_t> kept;
@@ -467,10 +466,13 @@ std::shared_ptr<const Index::Codes> Ivf::compacted_codes(const Snapshot& old, co
         for (uint32_t at = 0; at < before.size; ++at) {
             const uint32_t row = before.rows[at] < from.count ? number[before.rows[at]] : IvfCodes::kNowhere;
             if (row == IvfCodes::kNowhere) continue;
-            if (codes->places && !placed[row]) {
-                const IvfCodes::Place where{list, static_cast<uint32_t>(kept.size())};
-                std::memcpy(codes->places->writable(row), &where, sizeof(where));
-                placed[row] = true;
+            if (codes->places) {
+                IvfCodes::Place where;
+                std::memcpy(&where, from.places->row(before.rows[at]), sizeof(where));
+                if (where.list == list && where.at == at) {
+                    where.at = static_cast<uint32_t>(kept.size());
+                    std::memcpy(codes->places->writable(row), &where, sizeof(where));
+                }
             }
             kept.push_back(at);
             moved.numbers.push_back(row);

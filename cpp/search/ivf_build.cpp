@@ -346,7 +346,7 @@ void Ivf::build(const Source& source, const std::filesystem::path& path, size_t 
             rows.rows.insert(rows.rows.end(), entry, entry + stride);
             if (codes.residual) rows.corrections.push_back(correction);
             rows.numbers.push_back(number);
-            if (codes.places && places[number].list == IvfCodes::kNowhere) {
+            if (codes.places && labels[number * copies] == list) {
                 places[number] = {list, static_cast<uint32_t>(i)};
             }
         }
