@@ -328,12 +328,12 @@ nearfield_status nearfield_remove(nearfield_index* index, const int64_t* ids, si
     return guarded([&] { index_of(index).remove(array_of(ids, n, "ids"), n); });
 }
 
-nearfield_status nearfield_build(const nearfield_index* index, const nearfield_vectors* vectors, const char* path,
+nearfield_status nearfield_build(const nearfield_index* index, const nearfield_vectors* source, const char* path,
                                  uint64_t memory_budget, const nearfield_write_options* options) {
     return guarded([&] {
         const Ivf& own = ivf_of(index);
-        const Vectors values = vectors_of(vectors, "vectors");
-        own.build(values, path_of(path), memory_budget, {build_options_of(options).threads, nullptr});
+        const Vectors vectors = vectors_of(source, "source");
+        own.build(vectors, path_of(path), memory_budget, {build_options_of(options).threads, nullptr});
     });
 }
 

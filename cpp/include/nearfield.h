@@ -132,14 +132,13 @@ typedef struct nearfield_index_options {
     const char* const* codec_parameters;
     const char* const* rerank_parameters; /* those of the finer codec */
     /* Of "ivf": vectors are clustered, and a search visits the lists of the centroids nearest to its query. Metrics are
-     * "cosine", "ip" and "l2". Lists are learned from the first vectors that are added, or by nearfield_train. All
-     * vectors have version "". Codecs "rabitq*", "lloyd*" and "pq*" code what is left of a vector beside its centroid.
+     * "cosine", "ip" and "l2". Lists are learned from the first vectors that are added, or by nearfield_train, and hold
+     * vectors of one version. Codecs "rabitq*", "lloyd*" and "pq*" code what is left of a vector beside its centroid.
      */
-    size_t
-        lists; /* how many; default: four times the square root of the number of vectors that they are learned from */
-    size_t probes; /* lists that a search visits; default: one in 32, and at least 8 */
-    double soar;   /* puts each vector into a second list, chosen by this weight of the part of its residual there that
-                      is parallel to its first one; usual: 1 to 1.5. Default: one list for each vector */
+    size_t lists;     /* how many; default: four times the square root of how many vectors they are learned from */
+    size_t probes;    /* lists that a search visits; default: one in 32, and at least 8 */
+    double soar;      /* puts each vector into a second list, chosen by this weight of the part of its residual there
+                         that is parallel to its first one; usual: 1 to 1.5. Default: one list for each vector */
     size_t list_dims; /* lists are learned from the first so many dimensions; default: all */
     uint64_t seed;    /* of where k-means starts */
 } nearfield_index_options;
@@ -211,7 +210,7 @@ NEARFIELD_API nearfield_status nearfield_remove(nearfield_index* index, const in
  * `memory_budget` bytes of memory. The vectors may lie in a mapped file, which is read several times. `index` must hold
  * no vectors, and stays as it is: open the file to search it. What it was trained for is used; otherwise lists and
  * codec are learned from a sample of the vectors. A file that is there is replaced in one step at the end. */
-NEARFIELD_API nearfield_status nearfield_build(const nearfield_index* index, const nearfield_vectors* vectors,
+NEARFIELD_API nearfield_status nearfield_build(const nearfield_index* index, const nearfield_vectors* source,
                                                const char* path, uint64_t memory_budget,
                                                const nearfield_write_options* options);
 

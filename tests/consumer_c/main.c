@@ -685,7 +685,9 @@ static void test_lists(const char* metric, const char* path) {
         CHECK(memcmp(ids, truth, sizeof(ids)) == 0);
         nearfield_close(opened);
     }
-    /* Vectors come and go. */
+    /* Vectors come and go, all of one version. */
+    const nearfield_write_options other = {.struct_size = sizeof(other), .version = "b"};
+    CHECK_FAILS(NEARFIELD_INVALID_ARGUMENT, "version", nearfield_add(index, &stored, NULL, NULL, &other));
     const int64_t gone[1] = {truth[0]};
     CHECK_OK(nearfield_remove(index, gone, 1));
     CHECK_OK(nearfield_search(index, &asked, K, &options, ids, scores, NULL));
