@@ -560,6 +560,8 @@ Clustering kmeans_cluster(const float* points, size_t n, size_t dim, const KMean
     };
     bool moved = true;
     while (out.iterations < options.iterations) {
+        // Every round by itself may be too short for its loops to report.
+        if (run.poll && !run.poll(0.07 + turn * static_cast<double>(out.iterations))) throw Interrupted{};
         moved = assignment.assign(out.centroids, part(0, 0.8));
         if (!moved) break;
         assignment.move(out.centroids, part(0.8, 1));

@@ -409,7 +409,7 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     const double visited = static_cast<double>(probes) / static_cast<double>(std::max<size_t>(1, lists));
     const double grown = std::min(1.0, visited * growth(std::max(share, 1e-9)));
     search.seen = allowed ? grown * static_cast<double>(candidates) : 0;
-    const double kept = static_cast<double>(k * search.copies) * (reranks ? oversample : 1.0) * (allowed ? kMore : 1.0);
+    const double kept = static_cast<double>(k * search.copies) * (reranks ? oversample * (allowed ? kMore : 1.0) : 1.0);
     search.kept = static_cast<size_t>(std::min(std::ceil(kept), static_cast<double>(live * search.copies)));
     // Rows are scored one by one where that takes less time, or all are wanted.
     const Costs& costs = search.costs;
