@@ -1,5 +1,5 @@
 // Searches beside a writer and beside saves: whatever the moment, a reader sees an index as it was between two changes.
-// Also run under the thread sanitizer. `stress_flat SECONDS` runs for longer than the usual few seconds.
+// Also run under the thread sanitizer. `stress_index SECONDS` runs for longer than the usual few seconds.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -12,6 +12,7 @@
 
 #include "check.hpp"
 #include "search/flat.hpp"
+#include "search/ivf.hpp"
 
 namespace fs = std::filesystem;
 using namespace nearfield;
@@ -25,6 +26,8 @@ constexpr int64_t kStart = 3600;  // rows at first: identity of ids and rows, an
 enum Fate { kStays, kIsUpdated, kComesAndGoes };
 Fate fate_of(int64_t id) { return static_cast<Fate>(id % 3); }
 const Run kTwoThreads{2, nullptr};
+// Vectors of inverted lists are all of one version.
+bool has_versions(const Index& index) { return index.kind() == "flat"; }
 
 // A vector that tells whose it is and how often it was updated, and whether it is whole.
 void write_vector(int64_t id, int revision, float* out) {
@@ -107,6 +110,7 @@ void search(const Index& index, unsigned seed) {
         CHECK(std::includes(ids.begin(), ids.end(), staying.begin(), staying.end()));
         CHECK(std::includes(ids.begin(), ids.end(), updated.begin(), updated.end()));
     }
+    if (!has_versions(index)) return;
     SearchOptions original;
     original.version = "";
     const RangeResult first = index.range_search(view(queries), far, original, kTwoThreads);
@@ -153,7 +157,8 @@ void write(Index& index, unsigned seed) {
             case 0: {
                 std::vector<int64_t> ids(batch);
                 std::iota(ids.begin(), ids.end(), next);
-                CHECK(index.add(view(vectors_of(ids, 0)), nullptr, "new", {}, kTwoThreads) == ids);
+                const std::string version = has_versions(index) ? "new" : "";
+                CHECK(index.add(view(vectors_of(ids, 0)), nullptr, version, {}, kTwoThreads) == ids);
                 next += static_cast<int64_t>(batch);
                 break;
             }
@@ -174,7 +179,8 @@ void write(Index& index, unsigned seed) {
                 from.resize(from.size() - ids.size());
                 to.insert(to.end(), ids.begin(), ids.end());
                 if (&from == &present) index.remove(ids.data(), ids.size());
-                if (&from == &absent) index.add(view(vectors_of(ids, 0)), ids.data(), "back", {}, kTwoThreads);
+                const std::string version = has_versions(index) ? "back" : "";
+                if (&from == &absent) index.add(view(vectors_of(ids, 0)), ids.data(), version, {}, kTwoThreads);
             }
         }
     }
@@ -204,29 +210,43 @@ void run(Index& index, unsigned seed) {
     for (std::thread& thread : threads) thread.join();
 }
 
+std::unique_ptr<Index> make(unsigned turn) {
+    IndexOptions options;
+    options.dim = kDim;
+    options.metric = Metric::l2;
+    if (turn % 2 == 0) {
+        const unsigned sort = turn / 2 % 3;
+        if (sort == 1) options.codec = {"sign", {{"threshold", "median"}, {"query", "code"}}};
+        if (sort == 2) options.codec = {"rabitq2", {}};  // groups with a tail, and fine bytes
+        if (sort != 0) options.rerank.name = "f32";
+        return std::make_unique<Flat>(FlatOptions{options});
+    }
+    const unsigned sort = turn / 2 % 4;
+    options.codec.name = sort == 0 ? "rabitq1" : sort == 1 ? "f32" : sort == 2 ? "lvq4x8" : "rabitq1";
+    options.rerank.name = "f32";
+    IvfOptions own{options};
+    own.lists = 24;
+    own.probes = 24;  // all: everything is to be found
+    own.soar = sort == 3 ? 1.0 : 0;
+    return std::make_unique<Ivf>(own);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
     const auto end = Clock::now() + std::chrono::seconds(argc > 1 ? std::atoi(argv[1]) : 3);
-    const fs::path path =
-        fs::temp_directory_path() / ("nearfield_stress_flat_" + std::to_string(std::random_device{}()));
+    const fs::path path = fs::temp_directory_path() / ("nearfield_stress_" + std::to_string(std::random_device{}()));
     std::vector<int64_t> ids(static_cast<size_t>(kStart));
     std::iota(ids.begin(), ids.end(), 0);
-    unsigned seed = 0;
+    unsigned seed = 0, turn = 0;
     do {
-        FlatOptions options;
-        options.dim = kDim;
-        options.metric = Metric::l2;
-        if (seed % 6 == 2) options.codec = {"sign", {{"threshold", "median"}, {"query", "code"}}};
-        if (seed % 6 == 4) options.codec = {"rabitq2", {}};  // groups with a tail, and fine bytes
-        if (seed % 6 != 0) options.rerank.name = "f32";
-        Flat index(options);
-        index.add(view(vectors_of(ids, 0)), nullptr, "", {}, kTwoThreads);
-        index.save(path);
-        run(index, ++seed);
+        const std::unique_ptr<Index> index = make(turn++);
+        index->add(view(vectors_of(ids, 0)), nullptr, "", {}, kTwoThreads);
+        index->save(path);
+        run(*index, ++seed);
         const auto mapped = Index::load(Container::open(path, true, false));
         run(*mapped, ++seed);
-    } while (Clock::now() < end);
+    } while (Clock::now() < end || turn < 2);
     fs::remove(path);
     std::printf("%u rounds\n", seed);
     return 0;
