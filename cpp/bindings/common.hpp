@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <algorithm>
 
 #include <memory>
 #include <string>
@@ -31,15 +32,15 @@ py::array_t<T> to_array(std::vector<T>&& values, std::vector<py::ssize_t> shape)
 }
 
 // Runs work(run) without the interpreter lock. Ctrl-C and errors of the progress function (which gets the share that is
-// done, from 0 to 1) stop it; the error is then raised.
+// done, from 0 to 1 and never less than before) stop it; the error is then raised.
 template <class Work>
 auto interruptible(size_t threads, const py::object& progress, const Work& work) {
-    const Run run{threads, [&progress](double share) {
+    const Run run{threads, [&progress, reached = 0.0](double share) mutable {
                       const py::gil_scoped_acquire hold;
                       if (PyErr_CheckSignals() != 0) return false;
                       if (progress.is_none()) return true;
                       try {
-                          progress(share);
+                          progress(reached = std::max(reached, share));
                           return true;
                       } catch (py::error_already_set& error) {
                           error.restore();

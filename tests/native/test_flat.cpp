@@ -857,7 +857,7 @@ void test_files() {
                 const std::vector<char> read((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
                 CHECK(read.size() == bytes.size() && std::memcmp(read.data(), bytes.data(), read.size()) == 0);
                 std::unique_ptr<Index> opened[] = {from_bytes(bytes), Index::load(Container::open(path, false, true)),
-                                                  Index::load(Container::open(path, true, false))};
+                                                   Index::load(Container::open(path, true, false))};
                 for (const auto& other : opened) {
                     CHECK(other->options().metric == metric && other->options().codec.name == codec);
                     CHECK(other->options().oversample == options.oversample &&
