@@ -135,7 +135,11 @@ struct Center {
 
 // A vector as it is compared: under cosine of unit length, zeros stay zeros.
 void load(const float* vector, size_t dim, Metric metric, float* out) {
-    const double squared = metric == Metric::cosine ? dot(vector, vector, dim) : 1;
+    if (metric != Metric::cosine) {
+        std::copy_n(vector, dim, out);
+        return;
+    }
+    const double squared = dot(vector, vector, dim);
     const double inverse = squared > 0 ? 1 / std::sqrt(squared) : 0;
     for (size_t d = 0; d < dim; ++d) out[d] = static_cast<float>(static_cast<double>(vector[d]) * inverse);
 }

@@ -37,16 +37,20 @@ size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * k
 }  // namespace
 
 void load_compared(const Vectors& vectors, size_t dims, Metric metric, float* out) {
-    std::vector<float> whole(vectors.dim);
+    thread_local std::vector<float> whole;
     for (size_t i = 0; i < vectors.n; ++i, out += dims) {
-        vectors.to_f32(i, 1, whole.data());
-        double factor = 1;
-        if (metric == Metric::cosine) {
-            double squared = 0;
-            for (size_t d = 0; d < dims; ++d) squared += static_cast<double>(whole[d]) * static_cast<double>(whole[d]);
-            factor = squared > 0 ? 1 / std::sqrt(squared) : 0;
+        if (dims == vectors.dim) {
+            vectors.to_f32(i, 1, out);
+        } else {
+            whole.resize(vectors.dim);
+            vectors.to_f32(i, 1, whole.data());
+            std::copy_n(whole.data(), dims, out);
         }
-        for (size_t d = 0; d < dims; ++d) out[d] = static_cast<float>(static_cast<double>(whole[d]) * factor);
+        if (metric != Metric::cosine) continue;
+        double squared = 0;
+        for (size_t d = 0; d < dims; ++d) squared += static_cast<double>(out[d]) * static_cast<double>(out[d]);
+        const double factor = squared > 0 ? 1 / std::sqrt(squared) : 0;
+        for (size_t d = 0; d < dims; ++d) out[d] = static_cast<float>(static_cast<double>(out[d]) * factor);
     }
 }
 
