@@ -373,9 +373,9 @@ const Bitmap* Ivf::live_rows_of(const Snapshot& now, const SearchOptions& option
     const Bitmap* allowed = rows_of(now, options, made);
     if (now.live.dead == nullptr) return allowed;
     Bitmap live(now.live.count);
-    for (size_t row = 0; row < now.live.count; ++row) {
-        if (now.live.contains(row) && (allowed == nullptr || allowed->contains(row))) live.set(row);
-    }
+    live.set(0, now.live.count);
+    live -= *now.live.dead;
+    if (allowed != nullptr) live &= *allowed;
     made = std::move(live);
     return &*made;
 }
@@ -397,6 +397,7 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     const Bitmap* allowed = live_rows_of(now, options, rebuilt);
     const size_t live = now.live.size(), candidates = allowed ? allowed->count() : live;
     if (candidates == now.live.count) allowed = nullptr;
+    const bool filtered = candidates < live;
     const bool reranks = rerank_ != nullptr;
     Search search{
         now, version, codes, {&now.live, allowed}, {codec_->row_bytes(), (rerank_ ? *rerank_ : *codec_).row_bytes()}};
@@ -408,15 +409,16 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     const double share = live == 0 ? 1 : static_cast<double>(candidates) / static_cast<double>(live);
     const double visited = static_cast<double>(probes) / static_cast<double>(std::max<size_t>(1, lists));
     const double grown = std::min(1.0, visited * growth(std::max(share, 1e-9)));
-    search.seen = allowed ? grown * static_cast<double>(candidates) : 0;
-    const double kept = static_cast<double>(k * search.copies) * (reranks ? oversample * (allowed ? kMore : 1.0) : 1.0);
+    search.seen = filtered ? grown * static_cast<double>(candidates) : 0;
+    const double kept =
+        static_cast<double>(k * search.copies) * (reranks ? oversample * (filtered ? kMore : 1.0) : 1.0);
     search.kept = static_cast<size_t>(std::min(std::ceil(kept), static_cast<double>(live * search.copies)));
     // Rows are scored one by one where that takes less time, or all are wanted.
     const Costs& costs = search.costs;
     const double by_lists = grown * (costs.look + std::min(costs.scan, share * costs.score));
-    const bool among = taken.exhaustive || (allowed && share * costs.score < by_lists);
+    const bool among = taken.exhaustive || (filtered && share * costs.score < by_lists);
     const std::string finest(reranks ? rerank_->name() : codec_->name());
-    out.plan = among ? (allowed ? "filtered rows, " : "scan, ") + finest
+    out.plan = among ? (filtered ? "filtered rows, " : "scan, ") + finest
                      : std::to_string(probes) + " of " + std::to_string(lists) + " lists, " +
                            std::string(codec_->name()) + (reranks ? ", rerank " + finest : "");
     if (queries.n == 0 || search.k == 0) return out;
@@ -447,7 +449,7 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
         const auto find = [&](size_t q) {
             return search.find(compared.data() + q * dims, nearest.data() + q * probes, own.part(q, 1));
         };
-        const bool listwise = !among && n > 1 && reranks && codec_->fine_bytes() == 0 && allowed == nullptr;
+        const bool listwise = !among && n > 1 && reranks && codec_->fine_bytes() == 0 && !filtered;
         if (listwise &&
             search.find_candidates_of_many(nearest.data(), own, [&](size_t q, const auto& found, bool enough) {
                 checkpoint();

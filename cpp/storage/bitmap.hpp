@@ -1,6 +1,7 @@
 // Sets of rows: the live rows of an index, and the rows that a filter allows.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -35,6 +36,11 @@ class Bitmap {
     // Keeps what is in both sets.
     Bitmap& operator&=(const Bitmap& other) {
         for (size_t w = 0; w < words_.size(); ++w) words_[w] &= w < other.words_.size() ? other.words_[w] : 0;
+        return *this;
+    }
+    // Drops what is in the other set.
+    Bitmap& operator-=(const Bitmap& other) {
+        for (size_t w = 0; w < std::min(words_.size(), other.words_.size()); ++w) words_[w] &= ~other.words_[w];
         return *this;
     }
     const std::vector<uint64_t>& words() const { return words_; }
