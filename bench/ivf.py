@@ -74,7 +74,7 @@ class Settings(NamedTuple):
 # The first of nearfield's is also that of the other parts.
 SETTINGS: dict[str, dict[str, list[Settings]]] = {
     "wordnet": {
-        "nearfield": [Settings(2, "rabitq1 + f16 + soar", ((11, 20), (30, 20), (88, 40)))],
+        "nearfield": [Settings(2, "rabitq1 + f16 + soar", ((11, 20), (30, 20), (64, 60)))],
         "faiss": [
             Settings(2, "PQ dim/2", ((32, 20), (64, 40), (220, 40))),
             Settings(4, "PQ dim/4", ((32, 80), (91, 80), (362, 160))),
@@ -86,7 +86,10 @@ SETTINGS: dict[str, dict[str, list[Settings]]] = {
         ],
     },
     "glove": {
-        "nearfield": [Settings(2, "pq4, dim/2 + f16 + soar", ((16, 40), (40, 40), (120, 160)))],
+        "nearfield": [
+            Settings(2, "pq4, dim/2 + f16 + soar", ((21, 30), (32, 60), (124, 120))),
+            Settings(4, "pq4, dim/2 + f16 + soar", ((23, 30), (60, 40), (181, 160))),
+        ],
         "faiss": [Settings(2, "PQ dim/2", ((32, 160), (128, 160), (300, 640)))],
         "scann": [
             Settings(2, "soar", ((16, 80), (32, 160), (128, 160))),
@@ -96,8 +99,8 @@ SETTINGS: dict[str, dict[str, list[Settings]]] = {
     },
     "mnist": {
         "nearfield": [
-            Settings(2, "rabitq1 + f16", ((6, 20), (8, 20), (22, 20))),
-            Settings(1, "rabitq1 + f16", ((4, 20), (6, 20), (22, 20))),
+            Settings(1, "rabitq1 + f16", ((4, 15), (8, 15), (15, 30))),
+            Settings(1, "rabitq1 + f16 + soar", ((3, 10), (4, 15), (8, 15))),
         ],
         "faiss": [
             Settings(1, "PQ dim/4", ((6, 20), (8, 20), (16, 40))),

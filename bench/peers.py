@@ -373,7 +373,7 @@ def inverted(dim: int, metric: str, lists: int, code: str) -> Any:
     """An empty index of this library: `code` is its codec, the one of reranking and maybe "soar", with + between."""
     nearfield = require("nearfield", "bench")
     codec, rerank, *rest = code.split(" + ")
-    options = {"soar": 1.0} if rest == ["soar"] else {}
+    options = {"soar": 1.5} if rest == ["soar"] else {}
     return nearfield.IVF(dim, metric, lists=lists, codec=CODECS[codec](nearfield, dim), rerank=rerank, **options)
 
 
