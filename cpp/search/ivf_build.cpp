@@ -52,9 +52,11 @@ class Ivf::Source {
     // Rows first, first + step, ... as float32, checked.
     void read(size_t first, size_t step, size_t n, float* out) const {
         if (!file_) {
-            const Vectors rows{given_.data + first * given_.stride, given_.type, n, dim_, given_.stride * step};
-            const CheckedVectors checked = CheckedVectors::floats(rows, dim_, "source", first);
-            std::copy_n(checked.view().floats(), n * dim_, out);
+            for (size_t i = 0; i < n; ++i) {
+                const size_t row = first + i * step;
+                const CheckedVectors checked = CheckedVectors::floats(given_.part(row, 1), dim_, "source", row);
+                std::copy_n(checked.view().floats(), dim_, out + i * dim_);
+            }
             return;
         }
         const size_t bytes = dim_ * sizeof(float);
