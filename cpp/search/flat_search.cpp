@@ -120,13 +120,9 @@ SearchResult Flat::search(const Vectors& queries, size_t k, const SearchOptions&
 
     std::vector<uint32_t> listed;
     if (plan.listed) {
-        const auto& words = allowed->words();
-        for (size_t w = 0; w < words.size(); ++w) {
-            for (uint64_t left = words[w]; left != 0; left &= left - 1) {
-                const size_t row = w * 64 + static_cast<size_t>(std::countr_zero(left));
-                if (row < count && now.live.contains(row)) listed.push_back(static_cast<uint32_t>(row));
-            }
-        }
+        allowed->for_each([&](size_t row) {
+            if (row < count && now.live.contains(row)) listed.push_back(static_cast<uint32_t>(row));
+        });
     }
 
     // Queries are split over the threads; where they are fewer than a tile for each, rows are.

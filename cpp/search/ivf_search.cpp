@@ -4,6 +4,7 @@
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <numeric>
 
 #include "search/ivf_codes.hpp"
 #include "search/scan.hpp"
@@ -424,8 +425,11 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     if (queries.n == 0 || search.k == 0) return out;
 
     std::vector<uint32_t> rows;
-    for (uint32_t row = 0; among && row < now.live.count; ++row) {
-        if (search.admission(row)) rows.push_back(row);
+    if (among && allowed != nullptr) {
+        allowed->for_each([&](size_t row) { rows.push_back(static_cast<uint32_t>(row)); });
+    } else if (among) {
+        rows.resize(now.live.count);
+        std::iota(rows.begin(), rows.end(), 0u);
     }
     const size_t dims = codes.coarse->dims();
     const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();

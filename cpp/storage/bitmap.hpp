@@ -28,6 +28,15 @@ class Bitmap {
         for (const uint64_t word : words_) n += static_cast<size_t>(std::popcount(word));
         return n;
     }
+    // Calls take(row) for all of them, in order.
+    template <class Take>
+    void for_each(const Take& take) const {
+        for (size_t w = 0; w < words_.size(); ++w) {
+            for (uint64_t left = words_[w]; left != 0; left &= left - 1) {
+                take(w * 64 + static_cast<size_t>(std::countr_zero(left)));
+            }
+        }
+    }
     // Adds a set that is not larger.
     Bitmap& operator|=(const Bitmap& other) {
         for (size_t w = 0; w < other.words_.size(); ++w) words_[w] |= other.words_[w];
