@@ -19,6 +19,9 @@ double dot(const float* a, const float* b, size_t dims) {
     return sums[0];
 }
 
+// Queries whose distances to all centroids are estimated together.
+constexpr size_t kQueries = 8 * kernels::kTile;
+
 constexpr float kFarthest = std::numeric_limits<float>::max();
 
 // A bound that at least `count` of n values do not exceed, and not many more: the count-th of the least values in
@@ -119,14 +122,18 @@ void Coarse::nearest(const float* queries, size_t n, size_t count, Probe* probes
     thread_local std::vector<float> estimates, distances;
     thread_local std::vector<uint32_t> lists;
     thread_local std::vector<Probe> near;
-    estimates.resize(n * lists_);
     distances.resize(lists_);
     lists.resize(lists_);
-    screen_.estimates(queries, n, reinterpret_cast<const std::byte*>(groups_.data()), lists_, estimates.data());
-    // Beyond float32: no list is nearer than another.
-    for (float& estimate : estimates) estimate = std::isfinite(estimate) ? estimate : kFarthest;
     for (size_t q = 0; q < n; ++q, probes += count) {
-        const float *own = estimates.data() + q * lists_, *query = queries + q * dims_;
+        if (q % kQueries == 0) {
+            const size_t block = std::min(kQueries, n - q);
+            estimates.resize(block * lists_);
+            screen_.estimates(queries + q * dims_, block, reinterpret_cast<const std::byte*>(groups_.data()), lists_,
+                              estimates.data());
+            // Beyond float32: no list is nearer than another.
+            for (float& estimate : estimates) estimate = std::isfinite(estimate) ? estimate : kFarthest;
+        }
+        const float *own = estimates.data() + q % kQueries * lists_, *query = queries + q * dims_;
         // A few more than are wanted, since estimates decide which these are.
         const float bound = within(own, lists_, std::min(lists_, count + count / 4 + 8), distances.data());
         size_t kept = 0;

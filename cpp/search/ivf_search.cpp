@@ -13,10 +13,10 @@ namespace nearfield {
 
 namespace {
 
-// Queries of one work item: their distances to all centroids are computed together.
-constexpr size_t kPartQueries = 32 * kernels::kTile;
+// Queries of one work item, which visit lists together.
+constexpr size_t kPartQueries = 80 * kernels::kTile;
 
-// The nearest lists of a query, which are visited before the others.
+// The nearest lists of a query, which are visited before the others, after the very nearest.
 constexpr size_t kNear = 4;
 
 // Where a filter allows a share s of all rows, the neighbours looked for are of ranks up to k / s: how many times as
@@ -253,11 +253,6 @@ bool Ivf::Search::find_candidates_of_many(const Probe* nearest, const Vectors& o
         scanned->pick(codes.block(*codes.lists[list], 0, 0), which, centers, best);
     };
     const auto center = [&](const Probe& probe) { return codes.residual ? probe.distance : 0; };
-    // The nearest lists come first, and leave bounds for the others: fewer rows are candidates for a while.
-    for (uint32_t q = 0; q < own.n; ++q) {
-        const float distance = center(nearest[q * probes]);
-        scan(nearest[q * probes].list, {&q, 1}, &distance);
-    }
     struct Visit {
         uint64_t order;  // by turn, list, query
         float center;
@@ -266,9 +261,10 @@ bool Ivf::Search::find_candidates_of_many(const Probe* nearest, const Vectors& o
     };
     std::vector<Visit> visits;
     for (uint64_t q = 0; q < own.n; ++q) {
-        for (size_t p = 1; p < probes; ++p) {
+        for (size_t p = 0; p < probes; ++p) {
             const Probe& probe = nearest[q * probes + p];
-            const uint64_t turn = p < kNear ? 0 : 1;
+            // The nearest lists come first, and leave bounds for the others: fewer rows are candidates for a while.
+            const uint64_t turn = p == 0 ? 0 : p < kNear ? 1 : 2;
             visits.push_back({turn << 56 | uint64_t{probe.list} << 24 | q, center(probe)});
         }
     }
