@@ -22,7 +22,7 @@ constexpr size_t kNear = 4;
 // Where a filter allows a share s of all rows, the neighbours looked for are of ranks up to k / s: how many times as
 // many lists have to be visited to find as large a part of them. Measured, for filters that have to do with the vectors
 // too.
-double growth(double share) { return std::pow(share, -0.7) * (1 + 1.4 * share * (1 - share)); }
+double growth(double share) { return std::pow(share, -0.6) * (1 + 1.8 * share * (1 - share)); }
 
 // And as many more candidates are kept.
 constexpr double kMore = 1.5;

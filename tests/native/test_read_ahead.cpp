@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <random>
 #include <span>
@@ -119,33 +120,49 @@ class ColdFile {
 
 void touch(const std::byte* at) { static_cast<void>(*static_cast<const volatile std::byte*>(at)); }
 
+// How much the system reads of its own accord, as a file is opened and as a page is touched, is the system's affair:
+// what is checked is what the advice makes of it. Whatever else touches the file only adds pages, so the fewest of
+// several attempts count.
+size_t fewest_of_attempts(const std::function<size_t()>& pages) {
+    size_t fewest = pages();
+    for (int attempt = 1; attempt < 5; ++attempt) fewest = std::min(fewest, pages());
+    return fewest;
+}
+
 void test_what_is_read(const fs::path& path) {
     constexpr size_t touches = 16, step = kListBytes / touches, few = 64;
-    if (ColdFile(path).pages_in_memory() > few) {
-        std::puts("the system keeps the file in memory: what is read is not tested");
-        return;
-    }
-    const size_t page = ColdFile::page();
-    size_t plain = 0;
+    const size_t page = ColdFile::page(), pages = kListBytes / page;
+    const auto touch_some = [&](const Container& container) {
+        for (size_t i = 0; i < touches; ++i) touch(container.tensor("lists").data + i * step);
+    };
+    size_t opened = 0, plain = 0;
     {
         const ColdFile file(path);
+        const size_t kept = file.pages_in_memory();
         const auto container = Container::open(path, true, false);
-        CHECK(file.pages_in_memory() <= few);  // the header and the small tensors
-        for (size_t i = 0; i < touches; ++i) touch(container->tensor("lists").data + i * step);
+        opened = file.pages_in_memory();
+        touch_some(*container);
         plain = file.pages_in_memory();
+        std::printf("pages in memory of %zu: %zu at first, %zu once opened, %zu once %zu are touched\n", pages, kept,
+                    opened, plain, touches);
+        if (kept > few || opened > pages / 8) {
+            std::puts("the system keeps or reads so much of a file that advice about it is not tested");
+            return;
+        }
     }
-    {
+    const size_t advised = fewest_of_attempts([&] {
         const ColdFile file(path);
         const auto container = Container::open(path, true, false);
         container->advise_random("lists");
-        for (size_t i = 0; i < touches; ++i) touch(container->tensor("lists").data + i * step);
-        std::printf("%zu pages touched: %zu in memory, and %zu without advice\n", touches, file.pages_in_memory(),
-                    plain);
-        CHECK(file.pages_in_memory() <= std::min(plain, few + touches));
-    }
-    {
-        // Longer than what the system reads for one call.
-        const size_t needed = size_t{3} << 20;
+        touch_some(*container);
+        return file.pages_in_memory();
+    });
+    std::printf("and %zu with advice\n", advised);
+    CHECK(advised <= std::min(plain, opened + few + touches));
+
+    // Longer than what the system reads for one call.
+    const size_t needed = size_t{3} << 20;
+    const size_t found = fewest_of_attempts([&] {
         const ColdFile file(path);
         const auto container = Container::open(path, true, false);
         const Tensor& tensor = container->tensor("lists");
@@ -154,10 +171,10 @@ void test_what_is_read(const fs::path& path) {
         for (int wait = 0; file.pages_in_memory() < needed / page && wait < 1000; ++wait) {
             std::this_thread::sleep_for(std::chrono::milliseconds(10));
         }
-        const size_t found = file.pages_in_memory();
-        std::printf("%zu pages needed: %zu in memory\n", needed / page, found);
-        CHECK(found >= needed / page && found <= needed / page + few);
-    }
+        return file.pages_in_memory();
+    });
+    std::printf("%zu pages needed: %zu in memory\n", needed / page, found);
+    CHECK(found >= needed / page && found <= needed / page + opened + few);
 }
 
 #endif
