@@ -80,6 +80,15 @@ class SurvivorSink {
     const float* bounds = nullptr;
 };
 
+// Takes estimated distances from a query to rows from `at` on, at most kGroup of them side by side, of which some are
+// at most bounds[query] or not known (NaN). `take` may lower the bounds.
+class EstimateSink {
+  public:
+    virtual ~EstimateSink() = default;
+    virtual void take(size_t query, size_t at, const float* distances, size_t n) noexcept = 0;
+    const float* bounds = nullptr;
+};
+
 // Queries bound to packed codes: the part of a codec that a scan needs.
 class Scanner {
   public:
@@ -106,15 +115,13 @@ class Query : public Scanner {
     virtual void score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept = 0;
     // Estimated distances (queries, block.n).
     virtual void score_block(Block block, float* out) const noexcept = 0;
-    // Estimated distances from query 0, the only one, to those rows of a block for which they are at most `bound` or
-    // not known (-infinity): their places, in order, and the distances. Both have room for all rows and kGroup more;
-    // returns how many there are.
-    virtual size_t select(Block block, float bound, uint32_t* at, float* distances) const noexcept;
-    // Whether some of several queries can be scanned; then pick() gives the sink estimates (low and high are equal)
-    // from the listed queries, each with a centre of its own in place of the block's.
+    // Gives the sink estimated distances from query 0, the only one, to the rows of a block.
+    virtual void select(Block block, EstimateSink& sink) const noexcept;
+    // Whether some of several queries can be scanned; then pick() gives the sink the estimates of the listed queries,
+    // each with a centre of its own in place of the block's.
     virtual bool picks() const { return false; }
     virtual void pick(Block /*block*/, std::span<const uint32_t> /*queries*/, const float* /*centers*/,
-                      SurvivorSink& /*sink*/) const noexcept {}
+                      EstimateSink& /*sink*/) const noexcept {}
     // Bounds of the canonical distances from one query to the listed rows; by default the distances themselves.
     virtual void bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, float* low,
                             float* high) const noexcept;

@@ -179,28 +179,22 @@ void GroupQuery::scan(Block block, SurvivorSink& sink) const noexcept {
     }
 }
 
-size_t GroupQuery::select(Block block, float bound, uint32_t* at, float* distances) const noexcept {
+void GroupQuery::select(Block block, EstimateSink& sink) const noexcept {
     const auto estimate = kernels::active().codes.estimate;
     const size_t group_bytes = layout_.group_bytes();
     const Terms& t = terms_[0];
-    const kernels::Estimate query{t.base + block.center, t.scale, t.shift, t.tilt, 0, bound};
+    kernels::Estimate query{t.base + block.center, t.scale, t.shift, t.tilt, 0, kInfinity};
     alignas(64) int32_t sums[kGroup];
-    alignas(64) float all[kGroup];
+    alignas(64) float distances[kGroup];
     uint32_t survivors;
-    size_t found = 0;
     for (size_t start = 0; start < block.n; start += kGroup) {
         const std::byte* group = block.data + start / kGroup * group_bytes;
         sum(reinterpret_cast<const uint8_t*>(group), 0, 1, sums);
         const kernels::Factors factors = factors_of(group, block.corrections ? block.corrections + start : nullptr);
-        if (estimate(sums, &factors, &query, 1, &survivors, all) == 0) continue;
-        const uint32_t present = block.n - start >= kGroup ? ~0u : (1u << (block.n - start)) - 1;
-        for (uint32_t left = survivors & present; left != 0; left &= left - 1) {
-            const auto i = static_cast<size_t>(std::countr_zero(left));
-            at[found] = static_cast<uint32_t>(start + i);
-            distances[found++] = std::isnan(all[i]) ? -kInfinity : all[i];
-        }
+        query.bound = sink.bounds[0];
+        if (estimate(sums, &factors, &query, 1, &survivors, distances) == 0) continue;
+        sink.take(0, start, distances, std::min(kGroup, block.n - start));
     }
-    return found;
 }
 
 void GroupQuery::sum(const uint8_t* codes, size_t first, size_t width, int32_t* sums) const noexcept {
@@ -208,29 +202,29 @@ void GroupQuery::sum(const uint8_t* codes, size_t first, size_t width, int32_t* 
 }
 
 void GroupQuery::pick(Block block, std::span<const uint32_t> queries, const float* centers,
-                      SurvivorSink& sink) const noexcept {
+                      EstimateSink& sink) const noexcept {
     const auto estimate = kernels::active().codes.estimate;
-    const size_t units = layout_.units, unit_bytes = tables_.unit_bytes, group_bytes = layout_.group_bytes();
+    const size_t units = layout_.units, group_bytes = layout_.group_bytes();
     struct alignas(64) Line {
         uint8_t bytes[64];
     };
+    const size_t unit_lines = tables_.unit_bytes / sizeof(Line);
     thread_local std::vector<Line> gathered;
-    gathered.resize((tile_ * units * unit_bytes + sizeof(Line) - 1) / sizeof(Line));
+    gathered.resize(tile_ * units * unit_lines);
     alignas(64) int32_t sums[kernels::kTile * kGroup];
     alignas(64) float distances[kernels::kTile * kGroup];
     uint32_t survivors[kernels::kTile];
     kernels::Estimate terms[kernels::kTile];
-    Survivor found[kGroup];
     for (size_t first = 0; first < queries.size(); first += tile_) {
         const size_t count = std::min(tile_, queries.size() - first);
         // The tables of these queries, side by side.
         for (size_t q = 0; q < count; ++q) {
             const size_t query = queries[first + q], tile = query / tile_ * tile_;
             const size_t in_tile = std::min(tile_, width() - tile);
-            const uint8_t* from = tables_.data + (tile * units + query - tile) * unit_bytes;
-            uint8_t* to = gathered.data()->bytes + q * unit_bytes;
-            for (size_t u = 0; u < units; ++u) {
-                std::memcpy(to + u * count * unit_bytes, from + u * in_tile * unit_bytes, unit_bytes);
+            const uint8_t* from = tables_.data + (tile * units + query - tile) * unit_lines * sizeof(Line);
+            Line* to = gathered.data() + q * unit_lines;
+            for (size_t u = 0; u < units; ++u, from += in_tile * unit_lines * sizeof(Line), to += count * unit_lines) {
+                for (size_t i = 0; i < unit_lines; ++i) std::memcpy(to + i, from + i * sizeof(Line), sizeof(Line));
             }
             const Terms& t = terms_[query];
             terms[q] = {t.base + centers[first + q], t.scale, t.shift, t.tilt, 0, kInfinity};
@@ -240,18 +234,10 @@ void GroupQuery::pick(Block block, std::span<const uint32_t> queries, const floa
             tables_.kernel(reinterpret_cast<const uint8_t*>(group), units, gathered.data()->bytes, count, sums);
             for (size_t q = 0; q < count; ++q) terms[q].bound = sink.bounds[queries[first + q]];
             const kernels::Factors factors = factors_of(group, block.corrections ? block.corrections + start : nullptr);
-            const uint32_t present = block.n - start >= kGroup ? ~0u : (1u << (block.n - start)) - 1;
             for (uint32_t hit = estimate(sums, &factors, terms, count, survivors, distances); hit != 0;
                  hit &= hit - 1) {
                 const auto q = static_cast<size_t>(std::countr_zero(hit));
-                size_t kept = 0;
-                for (uint32_t left = survivors[q] & present; left != 0; left &= left - 1) {
-                    const auto i = static_cast<size_t>(std::countr_zero(left));
-                    const float distance = distances[q * kGroup + i],
-                                known = std::isnan(distance) ? -kInfinity : distance;
-                    found[kept++] = {queries[first + q], static_cast<uint32_t>(start + i), known, known};
-                }
-                if (kept > 0) sink.take({found, kept});
+                sink.take(queries[first + q], start, distances + q * kGroup, std::min(kGroup, block.n - start));
             }
         }
     }

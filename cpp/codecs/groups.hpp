@@ -63,10 +63,10 @@ class GroupQuery : public Query {
     void score_rows(Rows rows, const uint32_t* list, size_t n, float* out) const noexcept override;
     void score_block(Block block, float* out) const noexcept override;
     void scan(Block block, SurvivorSink& sink) const noexcept override;
-    size_t select(Block block, float bound, uint32_t* at, float* distances) const noexcept override;
+    void select(Block block, EstimateSink& sink) const noexcept override;
     bool picks() const override { return tables_.kernel != nullptr; }
     void pick(Block block, std::span<const uint32_t> queries, const float* centers,
-              SurvivorSink& sink) const noexcept override;
+              EstimateSink& sink) const noexcept override;
 
   protected:
     struct Terms {

@@ -185,13 +185,13 @@ class RabitqQuery final : public GroupQuery {
         for (size_t q = 0; q < queries.n; ++q) {
             load(queries.floats() + q * shape.dim, shape.dim, shape.metric, query.data());
             float* rotated = rotated_.data() + q * shape.padded();
-            const double with_center = dot(query.data(), center.vector.data(), shape.dim);
             Exact exact{};
             if (shape.metric == Metric::l2) {
                 exact.tilt = 1;
                 exact.length = rotated_direction(query.data(), center, 1, rotation, unrotated, rotated);
                 exact.base = exact.length * exact.length;
             } else {
+                const double with_center = dot(query.data(), center.vector.data(), shape.dim);
                 const double times = center.squared > FLT_MIN ? with_center / center.squared : 0;
                 exact.tilt = -times;
                 exact.length = rotated_direction(query.data(), center, times, rotation, unrotated, rotated);
@@ -247,70 +247,52 @@ void RabitqQuery::set_terms(size_t q, double center) {
     const size_t padded = shape_.padded(), bytes = padded / 8;
     const float* rotated = rotated_.data() + q * padded;
     // Code i of four bits stands for the signs of dimensions byte, bytes + byte, ... of one half (see Plane).
-    constexpr size_t kLanes = 4;  // bytes come in fours
-    float widest_of[kLanes] = {}, largest_of[kLanes] = {};
+    float widest_sum = 0, largest_size = 0;
     for (size_t half = 0; half < 2; ++half) {
         const float* first = rotated + half * 4 * bytes;
-        for (size_t byte = 0; byte < bytes; byte += kLanes) {
-            for (size_t j = 0; j < kLanes; ++j) {
-                float width = 0;
-                for (size_t t = 0; t < 4; ++t) {
-                    const float size = std::abs(first[t * bytes + byte + j]);
-                    width += size;
-                    largest_of[j] = largest_of[j] < size ? size : largest_of[j];
-                }
-                widest_of[j] = widest_of[j] < width ? width : widest_of[j];
-            }
+        for (size_t byte = 0; byte < bytes; ++byte) {
+            const float a = std::abs(first[byte]), b = std::abs(first[bytes + byte]);
+            const float c = std::abs(first[2 * bytes + byte]), d = std::abs(first[3 * bytes + byte]);
+            widest_sum = std::max(widest_sum, (a + b) + (c + d));
+            largest_size = std::max(largest_size, std::max(std::max(a, b), std::max(c, d)));
         }
     }
     // (The sums of four are of float32: a little more room.)
-    const double widest = static_cast<double>(*std::max_element(widest_of, widest_of + kLanes)) * (1 + 1e-6);
-    const auto largest = static_cast<double>(*std::max_element(largest_of, largest_of + kLanes));
+    const double widest = static_cast<double>(widest_sum) * (1 + 1e-6);
+    const auto largest = static_cast<double>(largest_size);
     // Rounding adds up to half a step to each of the four.
     const double step = std::max(widest / (255 - 3), largest / kernels::active().tile.query_limit);
 
     Rounded& rounded = rounded_[q];
     rounded = {std::vector<int8_t>(padded), static_cast<double>(static_cast<float>(step)), 0, 0};
     const double inverse = rounded.step > 0 ? 1 / rounded.step : 0;
+    // What comes after the point of so large a number is rounded away. (std::nearbyint would not be vectorized.)
+    constexpr double kLarge = 0x1.8p52;
+    const double exact_step = rounded.step;
+    constexpr size_t kLanes = 4;  // that sums do not wait for each other
     double squared_of[kLanes] = {}, absolute_of[kLanes] = {};
+    int8_t* code = rounded.code.data();
+    int32_t sum = 0, least = 0;  // of all numbers, and of all tables' lowest entries
     for (size_t d = 0; d < padded; d += kLanes) {
         for (size_t j = 0; j < kLanes; ++j) {
             const double value = static_cast<double>(rotated[d + j]);
-            const double code = std::nearbyint(value * inverse);
-            const double error = value - code * rounded.step;
-            rounded.code[d + j] = static_cast<int8_t>(static_cast<int32_t>(code));
+            const double whole = value * inverse + kLarge - kLarge;
+            const double error = value - whole * exact_step;
+            const auto number = static_cast<int32_t>(whole);
+            code[d + j] = static_cast<int8_t>(number);
+            sum += number;
+            least += std::min(number, 0);
             squared_of[j] += error * error;
             absolute_of[j] += std::abs(error);
         }
     }
-    for (size_t d = 0; d < padded; ++d) rounded.sum += rounded.code[d];
     const double squared = (squared_of[0] + squared_of[1]) + (squared_of[2] + squared_of[3]);
     const double absolute = (absolute_of[0] + absolute_of[1]) + (absolute_of[2] + absolute_of[3]);
+    rounded.sum = sum;
     rounded.error = std::sqrt(squared);
-
     const size_t first = q / tile() * tile(), in_tile = std::min(tile(), width() - first);
     uint8_t* tables = tables_.data()->bytes + first * table_bytes(shape_) + (q - first) * 8 * 16;
-    int32_t least = 0;
-    for (size_t i = 0; i < padded / 4; ++i) {
-        const int8_t* codes = rounded.code.data() + (i % 8 / 4 * 4) * bytes + i / 8 * 4 + i % 4;
-        // From the lowest sum on, a set bit adds what is positive, and one that is not set what is negative. So no sum
-        // leaves its byte, and eight of them are computed as one number.
-        int32_t lowest = 0;
-        uint64_t more[4], less[4];
-        for (size_t t = 0; t < 4; ++t) {
-            const int32_t code = codes[t * bytes];
-            more[t] = static_cast<uint64_t>(std::max(code, 0));
-            less[t] = static_cast<uint64_t>(std::max(-code, 0));
-            lowest += std::min(0, code);
-        }
-        constexpr uint64_t kOnes = 0x0101010101010101,
-                           kSet[] = {0x0100010001000100, 0x0101000001010000, 0x0101010100000000};
-        uint64_t sums = 0;
-        for (size_t t = 0; t < 3; ++t) sums += more[t] * kSet[t] + less[t] * (kOnes - kSet[t]);
-        const uint64_t halves[] = {sums + less[3] * kOnes, sums + more[3] * kOnes};
-        std::memcpy(tables + i / 8 * in_tile * 8 * 16 + i % 8 * 16, halves, sizeof(halves));  // (little-endian)
-        least += lowest;
-    }
+    kernels::active().codes.sign_tables(code, bytes / 4, in_tile, tables);
 
     // <v, code> = (sum + least) - rounded.sum / 2.
     const Exact& exact = exact_[q];

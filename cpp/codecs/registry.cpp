@@ -133,16 +133,13 @@ std::unique_ptr<Codec> make_codec(const CodecSpec& given, size_t dim, Metric met
     return has_transforms(spec) ? make_transformed(spec, dim, metric) : kind->make(spec, dim, metric);
 }
 
-size_t Query::select(Block block, float bound, uint32_t* at, float* distances) const noexcept {
-    score_block(block, distances);
-    size_t found = 0;
-    for (uint32_t i = 0; i < block.n; ++i) {
-        const float distance = std::isnan(distances[i]) ? -std::numeric_limits<float>::infinity() : distances[i];
-        at[found] = i;
-        distances[found] = distance;
-        found += distance <= bound ? 1 : 0;
+void Query::select(Block block, EstimateSink& sink) const noexcept {
+    thread_local std::vector<float> distances;
+    distances.resize(block.n);
+    score_block(block, distances.data());
+    for (size_t at = 0; at < block.n; at += kernels::kGroup) {
+        sink.take(0, at, distances.data() + at, std::min(kernels::kGroup, block.n - at));
     }
-    return found;
 }
 
 void Query::bound_rows(size_t query, Rows rows, const uint32_t* list, size_t n, float* low,

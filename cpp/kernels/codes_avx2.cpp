@@ -148,11 +148,40 @@ class Entries {
 
 #include "kernels/codes_entries.inc"
 
+// The tables of four codes at a time, two in each register.
+void sign_tables(const int8_t* code, size_t units, size_t width, uint8_t* tables) {
+    const auto twice = [](__m128i x) { return _mm256_broadcastsi128_si256(x); };
+    const __m256i in[4] = {
+        twice(_mm_set1_epi16(static_cast<int16_t>(0xff00))), twice(_mm_set1_epi32(static_cast<int32_t>(0xffff0000))),
+        twice(_mm_set1_epi64x(static_cast<int64_t>(0xffffffff00000000))), twice(_mm_set_epi64x(-1, 0))};
+    const __m256i first = _mm256_set_m128i(_mm_set1_epi8(1), _mm_setzero_si128());
+    const __m256i last = _mm256_add_epi8(first, _mm256_set1_epi8(2));
+    const __m128i zero = _mm_setzero_si128();
+    for (size_t u = 0; u < units; ++u, tables += width * 128) {
+        for (size_t half = 0; half < 2; ++half) {
+            __m128i lowest = zero;
+            __m256i sums0 = _mm256_setzero_si256(), sums1 = sums0;
+            for (size_t t = 0; t < 4; ++t) {
+                int32_t four;
+                memcpy(&four, code + (4 * half + t) * 4 * units + 4 * u, sizeof(four));
+                const __m128i x = _mm_cvtsi32_si128(four);
+                lowest = _mm_add_epi8(lowest, _mm_min_epi8(x, zero));
+                const __m256i all = twice(x);
+                sums0 = _mm256_add_epi8(sums0, _mm256_and_si256(_mm256_shuffle_epi8(all, first), in[t]));
+                sums1 = _mm256_add_epi8(sums1, _mm256_and_si256(_mm256_shuffle_epi8(all, last), in[t]));
+            }
+            const __m256i all = twice(lowest);
+            Bytes::store(tables + half * 64, _mm256_sub_epi8(sums0, _mm256_shuffle_epi8(all, first)));
+            Bytes::store(tables + half * 64 + 32, _mm256_sub_epi8(sums1, _mm256_shuffle_epi8(all, last)));
+        }
+    }
+}
+
 }  // namespace
 
 void fill_codes_avx2(KernelTable* table) {
     CodeKernels& codes = table->codes;
-    codes = {dot<2>, dot<4>, dot8, sum4, codes.sum8, estimate, row_dot, nearest, hadamard};
+    codes = {dot<2>, dot<4>, dot8, sum4, codes.sum8, sign_tables, estimate, row_dot, nearest, hadamard};
 }
 
 }  // namespace nearfield::kernels

@@ -94,7 +94,7 @@ class Entries {
 
 void fill_codes_neon(KernelTable* table) {
     CodeKernels& codes = table->codes;
-    codes = {dot<2>, dot<4>, dot8, sum4, codes.sum8, estimate, row_dot, nearest, hadamard};
+    codes = {dot<2>, dot<4>, dot8, sum4, codes.sum8, codes.sign_tables, estimate, row_dot, nearest, hadamard};
 }
 
 }  // namespace nearfield::kernels

@@ -54,6 +54,24 @@ void sum(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width
     });
 }
 
+void sign_tables(const int8_t* code, size_t units, size_t width, uint8_t* tables) {
+    constexpr size_t kCodes = 8, kEntries = 16;
+    for (size_t u = 0; u < units; ++u, tables += width * kCodes * kEntries) {
+        for (size_t i = 0; i < kCodes; ++i) {
+            int32_t numbers[4], lowest = 0;
+            for (size_t t = 0; t < 4; ++t) {
+                numbers[t] = code[(i / 4 * 4 + t) * 4 * units + 4 * u + i % 4];
+                lowest += numbers[t] < 0 ? numbers[t] : 0;
+            }
+            for (size_t e = 0; e < kEntries; ++e) {
+                int32_t sum = -lowest;
+                for (size_t t = 0; t < 4; ++t) sum += (e >> t & 1) != 0 ? numbers[t] : 0;
+                tables[i * kEntries + e] = static_cast<uint8_t>(sum);
+            }
+        }
+    }
+}
+
 uint32_t estimate(const int32_t* sums, const Factors* factors, const Estimate* queries, size_t width,
                   uint32_t* survivors, float* distances) {
     uint32_t hit = 0;
@@ -125,7 +143,7 @@ void hadamard(float* values, size_t n) {
 }  // namespace
 
 void fill_codes_scalar(KernelTable* table) {
-    table->codes = {dot<2>, dot<4>, dot8, sum<4>, sum<8>, estimate, row_dot, nearest, hadamard};
+    table->codes = {dot<2>, dot<4>, dot8, sum<4>, sum<8>, sign_tables, estimate, row_dot, nearest, hadamard};
 }
 
 }  // namespace nearfield::kernels

@@ -12,16 +12,19 @@ void fill_dense_scalar(KernelTable* table);
 void fill_tile_scalar(KernelTable* table);
 void fill_bits_scalar(KernelTable* table);
 void fill_codes_scalar(KernelTable* table);
+void fill_select_scalar(KernelTable* table);
 #if defined(NEARFIELD_HAVE_AVX2)
 void fill_dense_avx2(KernelTable* table);
 void fill_tile_avx2(KernelTable* table);
 void fill_bits_avx2(KernelTable* table);
 void fill_codes_avx2(KernelTable* table);
+void fill_select_avx2(KernelTable* table);
 #endif
 #if defined(NEARFIELD_HAVE_AVX512)
 void fill_dense_avx512(KernelTable* table);
 void fill_tile_avx512(KernelTable* table);
 void fill_codes_avx512(KernelTable* table);
+void fill_select_avx512(KernelTable* table);
 #endif
 #if defined(NEARFIELD_HAVE_AVX512VNNI)
 void fill_dense_avx512vnni(KernelTable* table);
@@ -60,12 +63,14 @@ struct Entry {
 // From the lowest to the highest; a level inherits every slot it does not fill.
 const std::vector<Entry>& entries() {
     static const std::vector<Entry> all = {
-        {Level::scalar, "scalar", {fill_dense_scalar, fill_tile_scalar, fill_bits_scalar, fill_codes_scalar}},
+        {Level::scalar,
+         "scalar",
+         {fill_dense_scalar, fill_tile_scalar, fill_bits_scalar, fill_codes_scalar, fill_select_scalar}},
 #if defined(NEARFIELD_HAVE_AVX2)
-        {Level::avx2, "avx2", {fill_dense_avx2, fill_tile_avx2, fill_bits_avx2, fill_codes_avx2}},
+        {Level::avx2, "avx2", {fill_dense_avx2, fill_tile_avx2, fill_bits_avx2, fill_codes_avx2, fill_select_avx2}},
 #endif
 #if defined(NEARFIELD_HAVE_AVX512)
-        {Level::avx512, "avx512", {fill_dense_avx512, fill_tile_avx512, fill_codes_avx512}},
+        {Level::avx512, "avx512", {fill_dense_avx512, fill_tile_avx512, fill_codes_avx512, fill_select_avx512}},
 #endif
 #if defined(NEARFIELD_HAVE_AVX512VNNI)
         {Level::avx512vnni, "avx512vnni", {fill_dense_avx512vnni, fill_tile_avx512vnni, fill_codes_avx512vnni}},
@@ -152,10 +157,13 @@ constexpr Slot kSlots[] = {
     {"codes_dot8", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.dot8); }},
     {"codes_sum4", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.sum4); }},
     {"codes_sum8", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.sum8); }},
+    {"codes_sign_tables", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.sign_tables); }},
     {"codes_estimate", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.estimate); }},
     {"codes_row_dot", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.row_dot); }},
     {"codes_nearest", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.nearest); }},
     {"codes_hadamard", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.codes.hadamard); }},
+    {"select_threshold", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.select.threshold); }},
+    {"select_keep", [](const KernelTable& t) { return reinterpret_cast<const void*>(t.select.keep); }},
 };
 
 }  // namespace

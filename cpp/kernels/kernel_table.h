@@ -126,6 +126,11 @@ struct CodeKernels {
     // faster: reading the tables takes the time, most of all where they are not aligned to 64 bytes.
     void (*sum4)(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums);
     void (*sum8)(const uint8_t* codes, size_t units, const uint8_t* tables, size_t width, int32_t* sums);
+    // Tables for sum4 of what sign bits add up to, with one byte for each number of four of them: code i of a unit u is
+    // for the numbers code[(4 * (i / 4) + t) * 4 * units + 4 * u + i % 4], t = 0 .. 3, and entry e of its table is the
+    // sum of those numbers whose bit t is set in e, less the lowest of its entries. No entry exceeds a byte. Tables lie
+    // `width` * 128 bytes apart from unit to unit.
+    void (*sign_tables)(const int8_t* code, size_t units, size_t width, uint8_t* tables);
     // Turns the sums of a tile of queries into distances[q * kGroup + i] (see Estimate); survivors[q] is a bit for each
     // vector, the result a mask of the queries that have any.
     uint32_t (*estimate)(const int32_t* sums, const struct Factors* factors, const struct Estimate* queries,
@@ -152,12 +157,27 @@ struct Factors {
     const float *add, *mul, *off, *err;
 };
 
+// A tag that no value has.
+inline constexpr uint32_t kNoTag = 0xffffffff;
+
+// The smallest of many values.
+struct SelectKernels {
+    // A bound that at least `least` of n > 0 values do not exceed (1 <= least <= n), and not more than `most` (at least
+    // `least`), unless all bounds that do leave more, because values are equal. No value is NaN.
+    float (*threshold)(const float* values, size_t n, size_t least, size_t most);
+    // Those values that are at most `bound`, in their order, and their tags: those given, of which some may be kNoTag
+    // and are left out, or their places. NaN counts, and is kept, as -infinity. Returns how many; there is room for
+    // kGroup more than are kept, and they may take the place of those given.
+    size_t (*keep)(const float* values, const uint32_t* tags, size_t n, float bound, float* kept, uint32_t* kept_tags);
+};
+
 struct KernelTable {
     const char* name;                   // level whose kernels were last added: "scalar", "avx2", ...
     DenseKernels dense[kElementTypes];  // null slots where the type has no such kernel
     TileKernels tile;
     BitKernels bits;
     CodeKernels codes;
+    SelectKernels select;
     // code[i] = round(vector[i] / scale) with scale = max|vector| / limit; out = { scale, |vector - scale * code|,
     // |scale * code| }, the two lengths rounded up. A vector of zeros has scale 0.
     void (*quantize)(const float* vector, size_t dim, int limit, int8_t* code, float* out);

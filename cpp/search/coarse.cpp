@@ -24,18 +24,6 @@ constexpr size_t kQueries = 8 * kernels::kTile;
 
 constexpr float kFarthest = std::numeric_limits<float>::max();
 
-// A bound that at least `count` of n values do not exceed, and not many more: the count-th of the least values in
-// blocks. `room` is for n values.
-float within(const float* values, size_t n, size_t count, float* room) {
-    size_t block = 8;
-    while (block > 1 && n / block < 2 * count) block /= 2;
-    if (count >= n) return std::numeric_limits<float>::infinity();
-    const size_t blocks = n / block;
-    for (size_t b = 0; b < blocks; ++b) room[b] = *std::min_element(values + b * block, values + (b + 1) * block);
-    std::nth_element(room, room + count - 1, room + blocks);
-    return room[count - 1];
-}
-
 }  // namespace
 
 Coarse::Coarse(std::vector<float> centroids, size_t dims, Metric metric, std::vector<uint32_t> edges, const Run& run)
@@ -118,12 +106,13 @@ void Coarse::nearest(const float* queries, size_t n, size_t count, Probe* probes
         return;
     }
     const kernels::DenseKernels& kernel = kernels::active().dense[kernels::kF32];
+    const kernels::SelectKernels& select = kernels::active().select;
     const auto* centroids = reinterpret_cast<const uint8_t*>(values().data());
     thread_local std::vector<float> estimates, distances;
     thread_local std::vector<uint32_t> lists;
     thread_local std::vector<Probe> near;
-    distances.resize(lists_);
-    lists.resize(lists_);
+    distances.resize(lists_ + kGroup);
+    lists.resize(lists_ + kGroup);
     for (size_t q = 0; q < n; ++q, probes += count) {
         if (q % kQueries == 0) {
             const size_t block = std::min(kQueries, n - q);
@@ -135,12 +124,9 @@ void Coarse::nearest(const float* queries, size_t n, size_t count, Probe* probes
         }
         const float *own = estimates.data() + q % kQueries * lists_, *query = queries + q * dims_;
         // A few more than are wanted, since estimates decide which these are.
-        const float bound = within(own, lists_, std::min(lists_, count + count / 4 + 8), distances.data());
-        size_t kept = 0;
-        for (uint32_t list = 0; list < lists_; ++list) {  // without branches, which nobody could foresee
-            lists[kept] = list;
-            kept += own[list] <= bound ? 1 : 0;
-        }
+        const size_t least = std::min(lists_, count + count / 4 + 8);
+        const float bound = select.threshold(own, lists_, least, least + least / 4);
+        const size_t kept = select.keep(own, nullptr, lists_, bound, distances.data(), lists.data());
         if (metric_ == Metric::l2) {
             kernel.l2(query, centroids, dims_ * sizeof(float), lists.data(), kept, dims_, distances.data());
         } else {

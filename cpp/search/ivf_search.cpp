@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "kernels/dispatch.hpp"
 #include "search/ivf_codes.hpp"
 #include "search/scan.hpp"
 
@@ -35,96 +36,80 @@ struct Costs {
         : scan(0.5 + static_cast<double>(code_bytes) / 40), score(10 + static_cast<double>(finest_bytes) / 15) {}
 };
 
-// The rows with the least estimated distances.
+// The rows with the least estimated distances; of equal ones, those with the lowest numbers.
 class Nearest {
   public:
-    explicit Nearest(size_t most) : most_(most) {}
+    explicit Nearest(size_t most)
+        : most_(most), limit_(2 * most + kSpare), distances_(limit_ + 2 * kernels::kGroup), rows_(distances_.size()) {}
 
     // What later ones must not exceed.
     float bound() const { return bound_; }
-    size_t size() const { return found_.size(); }
-    void offer(uint32_t row, float distance) {
-        constexpr size_t kSpare = 128;
-        found_.push_back({distance, row});
-        if (found_.size() > 2 * most_ + kSpare) thin();
+    // Takes those of n rows (at most kGroup) that may be among them; kNoTag stands for none.
+    void offer(const float* distances, const uint32_t* rows, size_t n) noexcept {
+        size_ +=
+            kernels::active().select.keep(distances, rows, n, bound_, distances_.data() + size_, rows_.data() + size_);
+        if (size_ > limit_) shrink(most_ + kSpare / 2);
     }
-    // The rows, in order and each once.
+    // Appends the rows.
     void take(std::vector<uint32_t>& rows) {
-        if (found_.size() > most_) {
-            std::nth_element(found_.begin(), found_.begin() + static_cast<std::ptrdiff_t>(most_ - 1), found_.end());
-            found_.resize(most_);
-        }
-        for (const Found& one : found_) rows.push_back(one.row);
-        std::sort(rows.begin(), rows.end());
-        rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+        shrink(most_);
+        rows.insert(rows.end(), rows_.begin(), rows_.begin() + static_cast<std::ptrdiff_t>(size_));
     }
 
   private:
-    struct Found {
-        float distance;
-        uint32_t row;
-        bool operator<(const Found& other) const {
-            return distance != other.distance ? distance < other.distance : row < other.row;
-        }
-    };
+    static constexpr size_t kSpare = 64;
 
-    // Drops most of those that are not among the best, by counting how many lie in each part of their range: cheaper
-    // than to find the exact bound.
-    void thin() {
-        constexpr size_t kParts = 64;
-        constexpr float kInfinity = std::numeric_limits<float>::infinity();
-        float least = kInfinity, largest = -kInfinity;
-        for (const Found& one : found_) {
-            least = std::min(least, one.distance);
-            largest = std::max(largest, one.distance);
-        }
-        const float scale = static_cast<float>(kParts) / (largest - least);
-        if (!(scale > 0 && scale < kInfinity)) {  // all the same, or not finite
-            std::nth_element(found_.begin(), found_.begin() + static_cast<std::ptrdiff_t>(most_ - 1), found_.end());
-            found_.resize(most_);
-            bound_ = std::min(bound_, std::max_element(found_.begin(), found_.end())->distance);
-            return;
-        }
-        uint32_t counts[kParts + 1] = {};
-        const auto part = [&](const Found& one) { return static_cast<size_t>((one.distance - least) * scale); };
-        for (const Found& one : found_) ++counts[std::min(part(one), kParts)];
-        size_t last = 0;
-        for (size_t sum = counts[0]; sum < most_; sum += counts[last]) ++last;
-        float bound = least;
-        size_t kept = 0;
-        for (const Found& one : found_) {
-            const bool keeps = std::min(part(one), kParts) <= last;
-            found_[kept] = one;
-            kept += keeps ? 1 : 0;
-            bound = std::max(bound, keeps ? one.distance : least);
-        }
-        found_.resize(kept);
+    // Drops those that are not among the best, but for some, so that not more than `goal` are left.
+    void shrink(size_t goal) noexcept {
+        if (size_ <= most_) return;
+        const kernels::SelectKernels& select = kernels::active().select;
+        const float bound = select.threshold(distances_.data(), size_, most_, goal);
         bound_ = std::min(bound_, bound);
+        size_ = select.keep(distances_.data(), rows_.data(), size_, bound, distances_.data(), rows_.data());
+        if (size_ <= goal) return;
+        // Too many lie at the bound itself.
+        const auto end = static_cast<std::ptrdiff_t>(size_);
+        size_t less = 0;
+        for (size_t i = 0; i < size_; ++i) {
+            if (!(distances_[i] < bound)) continue;
+            std::swap(distances_[i], distances_[less]);
+            std::swap(rows_[i], rows_[less++]);
+        }
+        std::nth_element(rows_.begin() + static_cast<std::ptrdiff_t>(less),
+                         rows_.begin() + static_cast<std::ptrdiff_t>(most_ - 1), rows_.begin() + end);
+        size_ = most_;
     }
 
-    size_t most_;
+    size_t most_, limit_, size_ = 0;
     float bound_ = std::numeric_limits<float>::infinity();
-    std::vector<Found> found_;
+    std::vector<float> distances_;
+    std::vector<uint32_t> rows_;
 };
 
-// The candidates of many queries in one list after the other.
-class NearestOfMany final : public SurvivorSink {
+// The candidates of queries in one list after the other.
+class Candidates final : public EstimateSink {
   public:
-    NearestOfMany(size_t queries, size_t most, Admission admission)
+    Candidates(size_t queries, size_t most, Admission admission)
         : admission_(admission),
           bounds_(queries, std::numeric_limits<float>::infinity()),
           best_(queries, Nearest(most)) {
         bounds = bounds_.data();
     }
+    // Rows of a list, kNoTag in place of those that may not be returned.
     void start_list(const uint32_t* rows) { rows_ = rows; }
-    void take(std::span<const Survivor> survivors) noexcept override {
-        Nearest& best = best_[survivors[0].query];  // all are of one query
-        for (const Survivor& s : survivors) {
-            if (s.low <= best.bound() && admission_(rows_[s.at])) best.offer(rows_[s.at], s.low);
-        }
-        bounds_[survivors[0].query] = best.bound();
+    void take(size_t query, size_t at, const float* distances, size_t n) noexcept override {
+        best_[query].offer(distances, rows_ + at, n);
+        bounds_[query] = best_[query].bound();
     }
-    Nearest& of(size_t q) { return best_[q]; }
+    // Adds the best rows of a query to others; they are then in order and each there once.
+    void finish(size_t query, std::vector<uint32_t>& rows) {
+        best_[query].take(rows);
+        std::sort(rows.begin(), rows.end());
+        rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+        // (A damaged file may name rows that do not exist.)
+        rows.erase(std::remove_if(rows.begin(), rows.end(), [&](uint32_t row) { return !admission_(row); }),
+                   rows.end());
+    }
 
   private:
     Admission admission_;
@@ -132,6 +117,23 @@ class NearestOfMany final : public SurvivorSink {
     std::vector<float> bounds_;
     std::vector<Nearest> best_;
 };
+
+// Rows of a list, kNoTag in place of those that a filter does not allow; returns how many it allows.
+size_t allowed_rows(std::span<const uint32_t> list, const Bitmap& filter, std::vector<uint32_t>& rows) {
+    rows.resize(list.size());
+    size_t allowed = 0;
+    for (size_t at = 0; at < list.size(); ++at) {  // without branches, which nobody could foresee
+        const bool contained = filter.contains(list[at]);
+        rows[at] = contained ? list[at] : kernels::kNoTag;
+        allowed += contained ? 1 : 0;
+    }
+    return allowed;
+}
+
+void append_allowed(std::span<const uint32_t> rows, std::vector<uint32_t>& out) {
+    std::copy_if(rows.begin(), rows.end(), std::back_inserter(out),
+                 [](uint32_t row) { return row != kernels::kNoTag; });
+}
 
 }  // namespace
 
@@ -162,11 +164,12 @@ struct Ivf::Search {
         for (size_t i = first; i < std::min(first + n, rows.size()); ++i) finer.prefetch(rows[i]);
     }
     // Whether so few rows of a list may be returned that they are not worth a scan.
-    bool few(const List& list, const std::vector<uint32_t>* allowed) const {
-        return allowed != nullptr &&
-               static_cast<double>(allowed->size()) * costs.score < static_cast<double>(list.size) * costs.scan;
+    bool few(const List& list, size_t allowed) const {
+        return allowed < list.size &&
+               static_cast<double>(allowed) * costs.score < static_cast<double>(list.size) * costs.scan;
     }
-    // Calls visit(probe, list, rows of it that may be returned or null for all) until enough have been seen.
+    // Calls visit(probe, list, its rows, with kNoTag for those that may not be returned, how many may) until enough
+    // have been seen.
     template <class Visit>
     void visit_lists(const float* query, const Probe* nearest, const Visit& visit) const;
     std::vector<Candidate> find(const float* coarse_query, const Probe* nearest, const Vectors& query) const;
@@ -182,22 +185,14 @@ struct Ivf::Search {
 template <class Visit>
 void Ivf::Search::visit_lists(const float* query, const Probe* nearest, const Visit& visit) const {
     const size_t lists = codes.lists.size(), enough = copies * std::min(k, candidates);
-    const bool all = admission.filter == nullptr;
     std::vector<uint32_t> rows;
     size_t found = 0;
     const auto visit_list = [&](const Probe& probe) {
         const List& list = *codes.lists[probe.list];
-        if (!all) {
-            rows.resize(list.size);
-            size_t n = 0;
-            for (size_t at = 0; at < list.size; ++at) {  // without branches, which nobody could foresee
-                rows[n] = list.rows[at];
-                n += admission.filter->contains(list.rows[at]) ? 1 : 0;
-            }
-            rows.resize(n);
-        }
-        found += all ? list.size : rows.size();
-        visit(probe, list, all ? nullptr : &rows);
+        const size_t allowed =
+            admission.filter ? allowed_rows({list.rows, list.size}, *admission.filter, rows) : list.size;
+        found += allowed;
+        visit(probe, list, admission.filter ? rows.data() : list.rows, allowed);
     };
     std::for_each(nearest, nearest + probes, visit_list);
     const auto done = [&] { return found >= enough && static_cast<double>(found) >= seen; };
@@ -218,26 +213,17 @@ std::vector<Candidate> Ivf::Search::find_candidates(const float* coarse_query, c
                                                     const Vectors& query) const {
     const IvfQueries queries(query, codes.metric, codes.residual);
     const std::unique_ptr<Query> scanned = version.codec->prepare(queries.coded);
-    Nearest best(kept);
-    std::vector<uint32_t> at, rows;
-    std::vector<float> distances;
-    visit_lists(coarse_query, nearest, [&](const Probe& probe, const List& list, const std::vector<uint32_t>* allowed) {
+    Candidates best(1, kept, admission);
+    std::vector<uint32_t> rows;
+    visit_lists(coarse_query, nearest, [&](const Probe& probe, const List& list, const uint32_t* tags, size_t allowed) {
         if (few(list, allowed)) {
-            rows.insert(rows.end(), allowed->begin(), allowed->end());
+            append_allowed({tags, list.size}, rows);
             return;
         }
-        if (at.size() < list.size + kernels::kGroup) {
-            at.resize(list.size + kernels::kGroup);
-            distances.resize(at.size());
-        }
-        const size_t n =
-            scanned->select(codes.block(list, probe.distance, 0), best.bound(), at.data(), distances.data());
-        for (size_t i = 0; i < n; ++i) {
-            const uint32_t row = list.rows[at[i]];
-            if (admission(row)) best.offer(row, distances[i]);
-        }
+        best.start_list(tags);
+        scanned->select(codes.block(list, probe.distance, 0), best);
     });
-    best.take(rows);
+    best.finish(0, rows);
     return find_among(rows, query);
 }
 
@@ -247,10 +233,13 @@ bool Ivf::Search::find_candidates_of_many(const Probe* nearest, const Vectors& o
     const IvfQueries queries(own, codes.metric, codes.residual);
     const std::unique_ptr<Query> scanned = version.codec->prepare(queries.coded);
     if (!scanned->picks()) return false;
-    NearestOfMany best(own.n, kept, admission);
-    const auto scan = [&](uint32_t list, std::span<const uint32_t> which, const float* centers) {
-        best.start_list(codes.lists[list]->rows);
-        scanned->pick(codes.block(*codes.lists[list], 0, 0), which, centers, best);
+    Candidates best(own.n, kept, admission);
+    std::vector<uint32_t> tags;
+    const auto scan = [&](uint32_t number, std::span<const uint32_t> which, const float* centers) {
+        const List& list = *codes.lists[number];
+        if (admission.filter) allowed_rows({list.rows, list.size}, *admission.filter, tags);
+        best.start_list(admission.filter ? tags.data() : list.rows);
+        scanned->pick(codes.block(list, 0, 0), which, centers, best);
     };
     const auto center = [&](const Probe& probe) { return codes.residual ? probe.distance : 0; };
     struct Visit {
@@ -286,7 +275,7 @@ bool Ivf::Search::find_candidates_of_many(const Probe* nearest, const Vectors& o
     const auto take = [&](size_t q) {
         next.clear();
         if (q == own.n) return;
-        best.of(q).take(next);
+        best.finish(q, next);
         ask_for(next);
         fetch(next, 0, next.size());
     };
@@ -307,11 +296,11 @@ std::vector<Candidate> Ivf::Search::find(const float* coarse_query, const Probe*
     const Comparison comparison{codes.layout->fine_bytes() > 0, rerank && scanned.stable()};
     TopK best(1, kept, admission, settler, *now.state->ids, comparison);
     const float rounding = codes.coarse->rounding(coarse_query);
-    std::vector<uint32_t> rows, at;
+    std::vector<uint32_t> rows;
     std::vector<float> distances;
-    visit_lists(coarse_query, nearest, [&](const Probe& probe, const List& list, const std::vector<uint32_t>* allowed) {
+    const auto visit = [&](const Probe& probe, const List& list, const uint32_t* tags, size_t allowed) {
         if (few(list, allowed)) {
-            rows.insert(rows.end(), allowed->begin(), allowed->end());
+            append_allowed({tags, list.size}, rows);
             return;
         }
         const Block block = codes.block(list, probe.distance, rounding);
@@ -321,17 +310,17 @@ std::vector<Candidate> Ivf::Search::find(const float* coarse_query, const Probe*
             return;
         }
         // A scan would give counts in place of distances.
-        at.resize(list.size + kernels::kGroup);
-        distances.resize(at.size());
+        distances.resize(list.size);
+        scanned.score_block(block, distances.data());
         constexpr float kRounding = 0x1p-20f;
-        const float slack = kRounding * std::abs(best.bounds[0]);
-        const size_t n = scanned.select(block, best.bounds[0] + slack, at.data(), distances.data());
-        for (size_t i = 0; i < n; ++i) {
-            const uint32_t row = list.rows[at[i]];
-            const float off = kRounding * std::abs(distances[i]);
-            if (admission(row)) best.offer(0, {row, distances[i] - off, distances[i] + off});
+        for (size_t at = 0; at < list.size; ++at) {
+            const float distance = distances[at], off = kRounding * std::abs(distance);
+            if (!(distance - off > best.bounds[0]) && admission(list.rows[at])) {
+                best.offer(0, {list.rows[at], distance - off, distance + off});
+            }
         }
-    });
+    };
+    visit_lists(coarse_query, nearest, visit);
     std::vector<Candidate>& hits = best.finish(0);
     if (!rerank && rows.empty() && copies == 1) return std::move(hits);
     for (const Candidate& c : hits) rows.push_back(c.row);
@@ -498,12 +487,13 @@ RangeResult Ivf::range_search(const Vectors& queries, double radius, const Searc
         codes.coarse->nearest(compared.data(), 1, probes, nearest.data());
         std::vector<Candidate> inside;
         std::vector<uint32_t> rows;
-        search.visit_lists(compared.data(), nearest.data(), [&](const Probe&, const List& list, const auto* some) {
-            const uint32_t* first = some ? some->data() : list.rows;
-            const uint32_t* last = some ? first + some->size() : first + list.size;
-            // (A damaged file may name rows that do not exist.)
-            std::copy_if(first, last, std::back_inserter(rows), [&](uint32_t row) { return now.live.contains(row); });
-        });
+        search.visit_lists(compared.data(), nearest.data(),
+                           [&](const Probe&, const List& list, const uint32_t* tags, size_t) {
+                               append_allowed({tags, list.size}, rows);
+                           });
+        // (A damaged file may name rows that do not exist.)
+        rows.erase(std::remove_if(rows.begin(), rows.end(), [&](uint32_t row) { return !now.live.contains(row); }),
+                   rows.end());
         std::sort(rows.begin(), rows.end());
         rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
         const std::unique_ptr<Settler> settler = now.finest(version, query);

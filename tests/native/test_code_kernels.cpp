@@ -292,6 +292,52 @@ void test_nearest(size_t count, size_t dim, bool whole) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Tables of signs
+// ---------------------------------------------------------------------------------------------------------------------
+
+// At any four numbers whose sizes add up to a byte at most.
+void test_sign_tables(size_t units, size_t width) {
+    constexpr size_t kUnitBytes = 8 * 16;
+    Guarded<int8_t> code(units * 32, units % 3, units % 2 == 0);
+    for (size_t half = 0; half < 2; ++half) {
+        for (size_t byte = 0; byte < units * 4; ++byte) {
+            int left = random_bits() % 4 == 0 ? 254 : static_cast<int>(random_bits() % 255);
+            for (size_t t = 0; t < 4; ++t) {
+                const int size =
+                    t == 3 ? std::min(left, 127) : static_cast<int>(random_bits() % (std::min(left, 127) + 1));
+                left -= size;
+                code[(half * 4 + t) * 4 * units + byte] = static_cast<int8_t>(random_bits() % 2 == 0 ? size : -size);
+            }
+        }
+    }
+    for (const KernelTable* table : levels()) {
+        // The tables of the last query of a tile; what belongs to the others is left alone.
+        const size_t first = (width - 1) * kUnitBytes;
+        Guarded<uint8_t> found(units * width * kUnitBytes);
+        std::fill_n(found.data(), units * width * kUnitBytes, uint8_t{77});
+        table->codes.sign_tables(code.data(), units, width, found.data() + first);
+        for (size_t u = 0; u < units; ++u) {
+            for (size_t i = 0; i < 8; ++i) {
+                int sums[16] = {}, lowest = 0;
+                for (size_t e = 0; e < 16; ++e) {
+                    for (size_t t = 0; t < 4; ++t) {
+                        if ((e >> t & 1) != 0) sums[e] += code[(i / 4 * 4 + t) * 4 * units + 4 * u + i % 4];
+                    }
+                    lowest = std::min(lowest, sums[e]);
+                }
+                for (size_t e = 0; e < 16; ++e) {
+                    const uint8_t entry = found[u * width * kUnitBytes + first + i * 16 + e];
+                    check_that(entry == sums[e] - lowest, table, "sign_tables", units, i * 16 + e);
+                }
+            }
+            for (size_t b = 0; b < first; ++b) {
+                check_that(found[u * width * kUnitBytes + b] == 77, table, "sign_tables", units, b);
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // The Walsh-Hadamard transform
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -331,6 +377,9 @@ int main() {
             test_nearest(count, dim, false);
             test_nearest(count, dim, true);
         }
+    }
+    for (const size_t units : {1, 2, 3, 4, 12, 25}) {
+        for (const size_t width : {1, 2, 7}) test_sign_tables(units, width);
     }
     for (size_t n = 1; n <= 65536; n *= 2) test_hadamard(n);
     return 0;

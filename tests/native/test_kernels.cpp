@@ -707,11 +707,13 @@ void test_slots() {
                  "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32",    "tile_u8"};
     const Slots code_products = {"codes_dot2", "codes_dot4", "codes_dot8", "codes_row_dot"};
     const Slots code_floats = {"codes_estimate", "codes_nearest", "codes_hadamard"};
-    const Slots code_sums = {"codes_sum4", "codes_sum8"};
-    for (const Slots& more : {bits, code_products, code_floats, code_sums}) all.insert(more.begin(), more.end());
+    const Slots code_sums = {"codes_sum4", "codes_sum8"}, selection = {"select_threshold", "select_keep"};
+    all.insert("codes_sign_tables");
+    for (const Slots& more : {bits, code_products, code_floats, code_sums, selection})
+        all.insert(more.begin(), more.end());
     Slots wide = {"dot_f32",      "l2_f32",     "settle_f32",  "settle_f16", "settle_bf16", "settle_int8",
                   "settle_uint8", "encode_f16", "encode_bf16", "quantize",   "tile_f32"};
-    wide.insert(code_floats.begin(), code_floats.end());
+    for (const Slots& more : {code_floats, selection}) wide.insert(more.begin(), more.end());
     Slots integer_products = {"dot_int8", "dot_uint8", "tile_u8"};
     integer_products.insert(code_products.begin(), code_products.end());
     Slots bytes = {"codes_dot2", "codes_dot4"};
@@ -719,7 +721,7 @@ void test_slots() {
     Slots avx2 = all, neon = all;
     avx2.erase("codes_sum8");
     neon.erase("codes_sum8");
-    neon.erase("bits_select");
+    for (const char* slot : {"bits_select", "codes_sign_tables", "select_threshold", "select_keep"}) neon.erase(slot);
     const std::map<std::string_view, Slots> filled = {
         {"scalar", all},      {"avx2", avx2},
         {"avx512", wide},     {"avx512vnni", integer_products},
