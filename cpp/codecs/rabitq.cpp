@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <optional>
 
 #include "codecs/groups.hpp"
@@ -177,14 +178,14 @@ class RabitqQuery final : public GroupQuery {
                      queries.n, tile_of(shape)),
           shape_(shape),
           planes_(shape.planes()),
-          rotated_(queries.n * shape.padded()),
+          rotated_(new float[queries.n * shape.padded()]),
           rounded_(queries.n),
-          tables_(queries.n * table_bytes(shape) / sizeof(Line)) {
-        scan_tables({kernels::active().codes.sum4, reinterpret_cast<const uint8_t*>(tables_.data()), 8 * 16});
+          tables_(new Line[queries.n * table_bytes(shape) / sizeof(Line)]) {
+        scan_tables({kernels::active().codes.sum4, reinterpret_cast<const uint8_t*>(tables_.get()), 8 * 16});
         std::vector<float> query(shape.dim), unrotated(shape.dim);
         for (size_t q = 0; q < queries.n; ++q) {
             load(queries.floats() + q * shape.dim, shape.dim, shape.metric, query.data());
-            float* rotated = rotated_.data() + q * shape.padded();
+            float* rotated = rotated_.get() + q * shape.padded();
             Exact exact{};
             if (shape.metric == Metric::l2) {
                 exact.tilt = 1;
@@ -232,20 +233,20 @@ class RabitqQuery final : public GroupQuery {
 
     const Shape& shape_;
     std::vector<Plane> planes_;
-    std::vector<float> rotated_;  // directions
+    const std::unique_ptr<float[]> rotated_;  // directions
     std::vector<Rounded> rounded_;
     std::vector<Exact> exact_;
     // Of tile after tile, as the kernel takes them.
     struct alignas(64) Line {
         uint8_t bytes[64];
     };
-    std::vector<Line> tables_;
+    const std::unique_ptr<Line[]> tables_;
 };
 
 // Rounds the rotated query to integers of which any four add up to a byte, and makes tables of their sums.
 void RabitqQuery::set_terms(size_t q, double center) {
     const size_t padded = shape_.padded(), bytes = padded / 8;
-    const float* rotated = rotated_.data() + q * padded;
+    const float* rotated = rotated_.get() + q * padded;
     // Code i of four bits stands for the signs of dimensions byte, bytes + byte, ... of one half (see Plane).
     float widest_sum = 0, largest_size = 0;
     for (size_t half = 0; half < 2; ++half) {
@@ -291,7 +292,7 @@ void RabitqQuery::set_terms(size_t q, double center) {
     rounded.sum = sum;
     rounded.error = std::sqrt(squared);
     const size_t first = q / tile() * tile(), in_tile = std::min(tile(), width() - first);
-    uint8_t* tables = tables_.data()->bytes + first * table_bytes(shape_) + (q - first) * 8 * 16;
+    uint8_t* tables = tables_[0].bytes + first * table_bytes(shape_) + (q - first) * 8 * 16;
     kernels::active().codes.sign_tables(code, bytes / 4, in_tile, tables);
 
     // <v, code> = (sum + least) - rounded.sum / 2.
@@ -351,7 +352,7 @@ void RabitqQuery::bound_rows(size_t query, Rows rows, const uint32_t* list, size
 
 void RabitqQuery::settle(size_t query, Rows rows, const uint32_t* list, size_t n, double* out) const noexcept {
     const auto settle_codes = kernels::active().dense[kernels::kU8].settle;
-    const float* rotated = rotated_.data() + query * shape_.padded();
+    const float* rotated = rotated_.get() + query * shape_.padded();
     const Exact& exact = exact_[query];
     thread_local std::vector<uint8_t> codes;
     for (size_t i = 0; i < n; ++i) {

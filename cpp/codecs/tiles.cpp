@@ -72,7 +72,8 @@ void TiledQueries::set_f32(size_t q, const float* query, float scale, float slac
 
 void TiledQueries::set_u8(size_t q, const IntegerQuery& query, float norm, float code_offset, float scale, float slack,
                           double offset) {
-    for (size_t d = 0; d < dim_; ++d) *element(q, d) = static_cast<std::byte>(query.code[d]);
+    for (size_t d = 0; d < dim_; d += 4)
+        std::memcpy(element(q, d), query.code.data() + d, std::min<size_t>(4, dim_ - d));
     bias_[q] = static_cast<int32_t>(code_offset) * query.sum;
     scale_[q] = scale * query.scale;
     slack_[q] = slack;

@@ -124,7 +124,7 @@ void Coarse::nearest(const float* queries, size_t n, size_t count, Probe* probes
         }
         const float *own = estimates.data() + q % kQueries * lists_, *query = queries + q * dims_;
         // A few more than are wanted, since estimates decide which these are.
-        const size_t least = std::min(lists_, count + count / 4 + 8);
+        const size_t least = std::min(lists_, count + count / 4 + 4);
         const float bound = select.threshold(own, lists_, least, least + least / 4);
         const size_t kept = select.keep(own, nullptr, lists_, bound, distances.data(), lists.data());
         if (metric_ == Metric::l2) {

@@ -231,18 +231,18 @@ void Ivf::IvfCodes::decode(const Codec& codec, const uint32_t* list, size_t n, f
 // Queries
 // ---------------------------------------------------------------------------------------------------------------------
 
-IvfQueries::IvfQueries(const Vectors& queries, Metric metric, bool residual)
-    : compared_(queries.n * queries.dim), coded_(residual && metric == Metric::l2 ? compared_.size() : 0) {
+IvfQueries::IvfQueries(const Vectors& queries, Metric metric, bool residual) : coded(queries) {
+    if (!residual) return;
+    compared_.resize(queries.n * queries.dim);
     load_compared(queries, queries.dim, metric, compared_.data());
     const float* values = compared_.data();
-    if (!coded_.empty()) {
+    if (metric == Metric::l2) {
+        coded_.resize(compared_.size());
         std::transform(compared_.begin(), compared_.end(), coded_.begin(), [](float x) { return 2 * x; });
         values = coded_.data();
     }
-    coded = queries;
-    if (residual)
-        coded = {reinterpret_cast<const std::byte*>(values), kernels::kF32, queries.n, queries.dim,
-                 queries.dim * sizeof(float)};
+    coded = {reinterpret_cast<const std::byte*>(values), kernels::kF32, queries.n, queries.dim,
+             queries.dim * sizeof(float)};
 }
 
 template <class Take>
