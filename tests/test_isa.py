@@ -17,11 +17,12 @@ each_level = pytest.mark.parametrize("level", LEVELS)
 WIDE = {"dot_f32", "l2_f32", "tile_f32", "quantize", "encode_f16", "encode_bf16"} | {
     f"settle_{name}" for name in ("f32", "f16", "bf16", "int8", "uint8")
 }
-WIDE |= {"codes_estimate", "codes_nearest", "codes_hadamard"}
+SELECTION = {"select_threshold", "select_keep"}
+WIDE |= {"codes_estimate", "codes_nearest", "codes_hadamard"} | SELECTION
 INTEGER = {"dot_int8", "dot_uint8", "tile_u8", "codes_dot2", "codes_dot4", "codes_dot8", "codes_row_dot"}
 BITS = {"bits_xor", "bits_and", "bits_select", "bits_interleave", "bits_hamming", "bits_planes"}
 SUMS = {"codes_sum4", "codes_sum8"}
-ALL = WIDE | INTEGER | BITS | SUMS | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
+ALL = WIDE | INTEGER | BITS | SUMS | {"codes_sign_tables"} | {"dot_f16", "dot_bf16", "l2_f16", "l2_bf16"}
 # The kernels that a level has of its own; the others it takes from the levels below.
 OWN = {
     "scalar": ALL,
@@ -30,7 +31,7 @@ OWN = {
     "avx512vnni": INTEGER,
     "avx512icl": BITS | SUMS | {"codes_dot2", "codes_dot4"},
     "avx512bf16": {"dot_bf16"},
-    "neon": ALL - {"bits_select", "codes_sum8"},
+    "neon": ALL - {"bits_select", "codes_sum8", "codes_sign_tables"} - SELECTION,
     "neondot": INTEGER,
 }
 
