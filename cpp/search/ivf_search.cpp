@@ -17,6 +17,9 @@ namespace {
 // Queries of one work item, which visit lists together.
 constexpr size_t kPartQueries = 80 * kernels::kTile;
 
+// And how many of their nearest lists are ranked at once.
+constexpr size_t kPartProbes = size_t{1} << 20;
+
 // The nearest lists of a query, which are visited before the others, after the very nearest.
 constexpr size_t kNear = 4;
 
@@ -27,6 +30,9 @@ double growth(double share) { return std::pow(share, -0.6) * (1 + 1.8 * share * 
 
 // And as many more candidates are kept.
 constexpr double kMore = 1.5;
+
+// As many more lists than a filter makes likely are ranked at once.
+constexpr double kSpareLists = 1.25;
 
 // About how long a row takes, in nanoseconds, of which only the ratios matter: to see whether a filter allows it, to
 // scan its code, and to fetch and score it by the finest codec.
@@ -118,17 +124,21 @@ class Candidates final : public EstimateSink {
     std::vector<Nearest> best_;
 };
 
-// Rows of a list, kNoTag in place of those that a filter does not allow; returns how many it allows.
-size_t allowed_rows(std::span<const uint32_t> list, const Bitmap& filter, std::vector<uint32_t>& rows) {
-    rows.resize(list.size());
-    size_t allowed = 0;
-    for (size_t at = 0; at < list.size(); ++at) {  // without branches, which nobody could foresee
-        const bool contained = filter.contains(list[at]);
-        rows[at] = contained ? list[at] : kernels::kNoTag;
-        allowed += contained ? 1 : 0;
+// Rows of a list, kNoTag in place of those that a filter does not allow.
+struct AllowedRows {
+    std::vector<uint32_t> rows;
+    size_t count = 0;  // allowed ones
+
+    void set(std::span<const uint32_t> list, const Bitmap& filter) {
+        rows.resize(list.size());
+        count = 0;
+        for (size_t at = 0; at < list.size(); ++at) {  // without branches, which nobody could foresee
+            const bool contained = filter.contains(list[at]);
+            rows[at] = contained ? list[at] : kernels::kNoTag;
+            count += contained ? 1 : 0;
+        }
     }
-    return allowed;
-}
+};
 
 void append_allowed(std::span<const uint32_t> rows, std::vector<uint32_t>& out) {
     std::copy_if(rows.begin(), rows.end(), std::back_inserter(out),
@@ -147,8 +157,10 @@ struct Ivf::Search {
     size_t candidates = 0;  // rows that may be returned
     size_t copies = 1;      // lists of a row, at most
     size_t k = 0;
-    size_t probes = 0, kept = 0;  // lists that are visited, and rows that are kept of them
+    size_t probes = 0, kept = 0;  // lists that are visited in any case, and rows that are kept of them
+    size_t ranked = 0;            // lists that will probably do: at least `probes`, in `nearest` for each query
     double seen = 0;              // rows that may be returned and must have been seen
+    std::span<const AllowedRows> allowed_rows;  // of all lists, where many queries share the work; or empty
     bool rerank = false;
 
     // Has rows of the finer codec read from a mapped file.
@@ -185,26 +197,33 @@ struct Ivf::Search {
 template <class Visit>
 void Ivf::Search::visit_lists(const float* query, const Probe* nearest, const Visit& visit) const {
     const size_t lists = codes.lists.size(), enough = copies * std::min(k, candidates);
-    std::vector<uint32_t> rows;
+    AllowedRows own;
     size_t found = 0;
     const auto visit_list = [&](const Probe& probe) {
         const List& list = *codes.lists[probe.list];
-        const size_t allowed =
-            admission.filter ? allowed_rows({list.rows, list.size}, *admission.filter, rows) : list.size;
-        found += allowed;
-        visit(probe, list, admission.filter ? rows.data() : list.rows, allowed);
+        if (admission.filter == nullptr) {
+            found += list.size;
+            visit(probe, list, list.rows, list.size);
+            return;
+        }
+        if (allowed_rows.empty()) own.set({list.rows, list.size}, *admission.filter);
+        const AllowedRows& allowed = allowed_rows.empty() ? own : allowed_rows[probe.list];
+        found += allowed.count;
+        visit(probe, list, allowed.rows.data(), allowed.count);
     };
-    std::for_each(nearest, nearest + probes, visit_list);
     const auto done = [&] { return found >= enough && static_cast<double>(found) >= seen; };
-    if (probes == lists || done()) return;
+    for (size_t p = 0; p < ranked; ++p) {
+        visit_list(nearest[p]);
+        if (p + 1 >= probes && done()) return;
+    }
+    if (ranked == lists) return;
     std::vector<bool> visited(lists);
-    for (size_t p = 0; p < probes; ++p) visited[nearest[p].list] = true;
-    std::vector<Probe> others(lists);
-    codes.coarse->nearest(query, 1, lists, others.data());
-    for (const Probe& probe : others) {
-        if (visited[probe.list]) continue;
-        visit_list(probe);
+    for (size_t p = 0; p < ranked; ++p) visited[nearest[p].list] = true;
+    std::vector<Probe> all(lists);
+    codes.coarse->nearest(query, 1, lists, all.data());
+    for (const Probe& probe : all) {
         if (done()) return;
+        if (!visited[probe.list]) visit_list(probe);
     }
 }
 
@@ -234,11 +253,11 @@ bool Ivf::Search::find_candidates_of_many(const Probe* nearest, const Vectors& o
     const std::unique_ptr<Query> scanned = version.codec->prepare(queries.coded);
     if (!scanned->picks()) return false;
     Candidates best(own.n, kept, admission);
-    std::vector<uint32_t> tags;
+    AllowedRows allowed;
     const auto scan = [&](uint32_t number, std::span<const uint32_t> which, const float* centers) {
         const List& list = *codes.lists[number];
-        if (admission.filter) allowed_rows({list.rows, list.size}, *admission.filter, tags);
-        best.start_list(admission.filter ? tags.data() : list.rows);
+        if (admission.filter) allowed.set({list.rows, list.size}, *admission.filter);
+        best.start_list(admission.filter ? allowed.rows.data() : list.rows);
         scanned->pick(codes.block(list, 0, 0), which, centers, best);
     };
     const auto center = [&](const Probe& probe) { return codes.residual ? probe.distance : 0; };
@@ -396,6 +415,8 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
     const double visited = static_cast<double>(probes) / static_cast<double>(std::max<size_t>(1, lists));
     const double grown = std::min(1.0, visited * growth(std::max(share, 1e-9)));
     search.seen = filtered ? grown * static_cast<double>(candidates) : 0;
+    const double ranked = filtered ? kSpareLists * grown * static_cast<double>(lists) : 0;
+    search.ranked = std::clamp(static_cast<size_t>(ranked), probes, lists);
     const double kept =
         static_cast<double>(k * search.copies) * (reranks ? oversample * (filtered ? kMore : 1.0) : 1.0);
     search.kept = static_cast<size_t>(std::min(std::ceil(kept), static_cast<double>(live * search.copies)));
@@ -416,9 +437,15 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
         rows.resize(now.live.count);
         std::iota(rows.begin(), rows.end(), 0u);
     }
-    const size_t dims = codes.coarse->dims();
+    const size_t dims = codes.coarse->dims(), ranked_lists = search.ranked;
     const size_t threads = run.threads != 0 ? run.threads : queries.n == 1 ? 1 : usable_cpus();
-    const size_t part = std::max<size_t>(1, std::min(kPartQueries, (queries.n + threads - 1) / threads));
+    std::vector<AllowedRows> allowed_rows(filtered && !among && queries.n * ranked_lists > lists ? lists : 0);
+    parallel_for(allowed_rows.size(), {threads, run.poll}, [&](size_t list) {
+        allowed_rows[list].set({codes.lists[list]->rows, codes.lists[list]->size}, *allowed);
+    });
+    search.allowed_rows = allowed_rows;
+    const size_t most = std::min(kPartQueries, kPartProbes / ranked_lists + 1);
+    const size_t part = std::min(most, (queries.n + threads - 1) / threads);
     parallel_for((queries.n + part - 1) / part, {threads, run.poll}, [&](size_t item) {
         const size_t first = item * part, n = std::min(part, queries.n - first);
         const Vectors own = vectors.part(first, n);
@@ -427,16 +454,16 @@ SearchResult Ivf::search(const Vectors& queries, size_t k, const SearchOptions& 
             return;
         }
         std::vector<float> compared(n * dims);
-        std::vector<Probe> nearest(n * probes);
+        std::vector<Probe> nearest(among ? 0 : n * ranked_lists);
         if (!among) {
             load_compared(own, dims, options_.metric, compared.data());
-            codes.coarse->nearest(compared.data(), n, probes, nearest.data());
-            if (codes.mapped) {
-                for (const Probe& probe : nearest) codes.ask_for(*codes.lists[probe.list]);
-            }
+            codes.coarse->nearest(compared.data(), n, ranked_lists, nearest.data());
+        }
+        for (size_t i = 0; codes.mapped && i < nearest.size(); ++i) {
+            if (i % ranked_lists < probes) codes.ask_for(*codes.lists[nearest[i].list]);
         }
         const auto find = [&](size_t q) {
-            return search.find(compared.data() + q * dims, nearest.data() + q * probes, own.part(q, 1));
+            return search.find(compared.data() + q * dims, nearest.data() + q * ranked_lists, own.part(q, 1));
         };
         const bool listwise = !among && n > 1 && reranks && codec_->fine_bytes() == 0 && !filtered;
         if (listwise &&
@@ -472,7 +499,7 @@ RangeResult Ivf::range_search(const Vectors& queries, double radius, const Searc
                   codes,
                   {&now.live, live_rows_of(now, options, rebuilt)},
                   {codec_->row_bytes(), (rerank_ ? *rerank_ : *codec_).row_bytes()}};
-    search.probes = probes;
+    search.probes = search.ranked = probes;
 
     // Scores are compared as the user sees them, in float32.
     const auto limit = static_cast<float>(radius);
