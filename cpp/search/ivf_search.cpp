@@ -160,7 +160,7 @@ struct Ivf::Search {
     size_t probes = 0, kept = 0;  // lists that are visited in any case, and rows that are kept of them
     size_t ranked = 0;            // lists that will probably do: at least `probes`, in `nearest` for each query
     double seen = 0;              // rows that may be returned and must have been seen
-    std::span<const AllowedRows> allowed_rows;  // of all lists, where many queries share the work; or empty
+    std::span<const AllowedRows> allowed_rows = {};  // of all lists, where many queries share the work; or empty
     bool rerank = false;
 
     // Has rows of the finer codec read from a mapped file.
